@@ -1,0 +1,166 @@
+"""Train a model as a preset says; the `accelerate launch` entry.
+
+    accelerate launch -m experiments.train experiments/presets/drawn.yaml
+    accelerate launch -m experiments.train experiments/presets/catalogue_cpu.yaml out=runs/mine epochs=5 --optim.lr 3e-4
+    accelerate launch -m experiments.train experiments/presets/drawn.yaml --resume runs/drawn/last
+
+Writes OUT/best and OUT/last (checkpoints), OUT/history.json (the curve) and OUT/logs (TensorBoard).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fclip.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from fclip.config import Preset
+    from fclip.model import Model
+    from fclip.training import Run
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, help=__doc__)
+def train_command(
+    context: typer.Context,
+    preset: Annotated[Path, typer.Argument(help="A preset, e.g. experiments/presets/drawn.yaml.")],
+    resume: Annotated[Path | None, typer.Option(help="Continue from this OUT/last of an interrupted run.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the checkpoints of an earlier run in OUT.")] = False,
+) -> None:
+    """Reads the preset, applies the overrides that follow it, trains."""
+    from fclip.config import load_preset
+
+    run_preset(load_preset(preset, context.args), resume, overwrite)
+
+
+def run_preset(preset: Preset, resume: Path | None = None, overwrite: bool = False) -> Run:
+    """Builds what a preset names and trains it.
+
+    Raises:
+        UserError: anything in the preset that does not fit, or an OUT that already holds a run.
+    """
+    from accelerate.utils import set_seed
+
+    from fclip.catalogue import open_catalogue
+    from fclip.catalogue.schema import check_groups, groups_of, select_split
+    from fclip.machine import tune_cpu
+    from fclip.pretrained import build_model
+    from fclip.tokenizer import truncated_share
+    from fclip.training import train
+
+    out = Path(preset.out)
+    if (out / "last").exists() and not (resume or overwrite):
+        raise UserError(
+            f"{out} already holds a run; continue with --resume {out / 'last'}, or --overwrite, or set out=…"
+        )
+    if not preset.data.catalogue:
+        raise UserError("no catalogue to train on; set data.catalogue=PATH")
+    tune_cpu()
+    set_seed(preset.seed)
+    catalogue = open_catalogue(preset.data.catalogue, format=preset.data.format)
+    captions = _captions(preset, groups_of(catalogue))
+    check_groups(catalogue, captions.groups)
+    training = select_split(catalogue, preset.data.train_split)
+    model = build_model(preset.model, captions, _texts_for_tokenizer(captions, training))
+    pictures = _pictures(preset, model, training)
+    validation = select_split(catalogue, preset.data.val_split)
+    cut = truncated_share(model.tokenizer, pictures.texts)
+    _say(
+        f"{len(pictures)} pictures with {len(pictures.bank)} distinct captions, e.g. {pictures.texts[0]!r}; "
+        f"{pictures.without_caption} without a caption; {cut:.1%} of the captions truncated"
+    )
+    run = train(preset, model, pictures, evaluator(validation, preset.eval_limit), resume)
+    _say_skipped(run)
+    _say(f"best checkpoint: {out / 'best'} (score {run.best:.3f}); to resume from: {out / 'last'}")
+    return run
+
+
+def _captions(preset: Preset, groups: Sequence[str]) -> Any:
+    from fclip.captions import Captions, captions_for
+
+    config = preset.captions
+    if config.template is not None:
+        return Captions(config.template, config.paraphrases or (), config.drop, config.whole)
+    options: dict[str, Any] = {"drop": config.drop, "whole": config.whole}
+    if config.paraphrases is not None:
+        options["paraphrases"] = config.paraphrases
+    return captions_for(groups, config.style, **options)
+
+
+def _texts_for_tokenizer(captions: Any, training: Dataset) -> list[str]:
+    """Canonical and sampled captions of the training split: all the words that a trained tokenizer must know."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    attributes = training["attributes"]
+    return [captions.render(a) for a in attributes] + [captions.sample(a, rng)[0] for a in attributes]
+
+
+def _pictures(preset: Preset, model: Model, training: Dataset) -> Any:
+    from fclip.batches import TrainingPictures
+
+    pictures = TrainingPictures(training, model.captions, model.preprocess, preset.data, preset.seed)
+    if not len(pictures):
+        raise UserError(f"no picture of split {preset.data.train_split!r} has an attribute of {model.captions.groups}")
+    return pictures
+
+
+def evaluator(validation: Dataset, limit: int) -> Callable[[Model], dict[str, float]]:
+    """Model → the paper's metrics on the validation split; "score" is the mean of the two surfacing accuracies."""
+    from eval.surfacing import evaluate_surfacing
+
+    if limit and len(validation) > limit:
+        validation = validation.shuffle(seed=0).select(range(limit))
+
+    def evaluate(model: Model) -> dict[str, float]:
+        metrics = evaluate_surfacing(model, validation, bootstrap=0)["metrics"]
+        text, attribute = metrics["text_sfa"]["value"], metrics["attribute_sfa"]["value"]
+        groups = {
+            f"sfa/{g}": s["value"] for g, s in metrics["attribute_sfa_by_group"].items() if s["value"] is not None
+        }
+        cosine = metrics["cosine"]["value"]
+        return {
+            "score": (text + attribute) / 2,
+            "text_sfa": text,
+            "attribute_sfa": attribute,
+            "cosine": cosine,
+            **groups,
+        }
+
+    return evaluate
+
+
+def _say_skipped(run: Run) -> None:
+    if run.skipped:
+        lines = "\n".join(run.skipped)
+        file = run.out / "skipped.txt"
+        file.write_text(lines + "\n")
+        _say(f"{len(run.skipped)} unreadable pictures were replaced by others; they are listed in {file}")
+
+
+def _say(line: str) -> None:
+    from accelerate.state import PartialState
+
+    if PartialState().is_main_process:
+        print(line, file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the program; a user's mistake is one line and exit code 2."""
+    try:
+        app(args=list(argv) if argv is not None else None)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Catalogue → training batches, in an order that depends on the seed and the step alone.
+
+Everything random about a sample (crop, mirror, caption) is drawn from a generator seeded by (seed, epoch, row), so
+batches are the same for any number of workers, and a resumed run continues with exactly the data it would have had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import functional as T
+
+from fclip.captions import Captions
+from fclip.config import DataConfig
+from fclip.images import UnreadableImageError, decode
+from fclip.model import Preprocess, unique
+from fclip.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MAX_UNREADABLE_IN_A_ROW = 1000
+
+
+def attribute_codes(rows: Sequence[dict[str, Any]], groups: Sequence[str]) -> np.ndarray:
+    """Attributes as integers (N, G), -1 where unknown; a list of values counts as one value, whatever its order."""
+    codes = np.full((len(rows), len(groups)), -1, dtype=np.int64)
+    for g, group in enumerate(groups):
+        values = [_key(row.get(group)) for row in rows]
+        numbers = {value: i for i, value in enumerate(sorted({v for v in values if v}))}
+        codes[:, g] = [numbers.get(value, -1) for value in values]
+    return codes
+
+
+def _key(value: Any) -> str:
+    return "\x1f".join(sorted(value)) if isinstance(value, (list, tuple)) else value or ""
+
+
+class TrainingPictures(torch.utils.data.Dataset):
+    """Augmented pictures with a sampled caption each; index = epoch * len(self) + row.
+
+    Pictures without any attribute have no caption and are left out (`without_caption` counts them). A picture that
+    cannot be read is replaced by the next one that can, and named in the sample's `skipped`.
+    """
+
+    def __init__(self, catalogue: Dataset, captions: Captions, preprocess: Preprocess, data: DataConfig, seed: int):
+        attributes = catalogue["attributes"]
+        full = [captions.render(a) for a in attributes]
+        self.rows = [i for i, caption in enumerate(full) if caption]
+        self.without_caption = len(full) - len(self.rows)
+        self.texts = [full[i] for i in self.rows]
+        self.bank = unique(self.texts)
+        self._bank_index = {caption: i for i, caption in enumerate(self.bank)}
+        self._attributes = [attributes[i] for i in self.rows]
+        self._codes = attribute_codes(self._attributes, captions.groups)
+        self._images = catalogue.select_columns(["id", "image"])
+        self._captions, self._preprocess, self._data, self._seed = captions, preprocess, data, seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        epoch, row = divmod(index, len(self))
+        skipped: list[str] = []
+        for offset in range(min(len(self), MAX_UNREADABLE_IN_A_ROW)):
+            chosen = (row + offset) % len(self)
+            cell = self._images[self.rows[chosen]]
+            try:
+                picture = decode(cell["image"], min(self._preprocess.size))
+            except UnreadableImageError as error:
+                skipped.append(f"{cell['id']}: {error}")
+                continue
+            return self._sample(picture, chosen, epoch) | {"skipped": skipped}
+        raise UnreadableImageError(f"no readable picture among {len(skipped)} in a row; the first: {skipped[0]}")
+
+    def _sample(self, picture: Any, row: int, epoch: int) -> dict[str, Any]:
+        rng = np.random.default_rng([self._seed, epoch, row])
+        caption, stated = self._captions.sample(self._attributes[row], rng)
+        codes = self._codes[row]
+        kept = np.array([g in stated for g in self._captions.groups])
+        return {
+            "pixels": augment(T.pil_to_tensor(picture), self._preprocess, self._data, rng),
+            "caption": caption,
+            "attributes": codes,
+            "stated": np.where(kept, codes, -1),
+            "bank_index": self._bank_index[self.texts[row]],
+        }
+
+
+def augment(pixels: Tensor, preprocess: Preprocess, data: DataConfig, rng: np.random.Generator) -> Tensor:
+    """A random crop resized to the tower's input, mirrored, relit: uint8 (3, H, W) → uint8 (3, size).
+
+    The crop has the picture's own aspect ratio when the tower squashes, else that of its input, times a random factor
+    up to `data.aspect`; it keeps at least the share `data.crop` of the largest such crop.
+    """
+    height, width = pixels.shape[-2:]
+    target = width / height if preprocess.resize_mode == "squash" else preprocess.size[1] / preprocess.size[0]
+    share = rng.uniform(data.crop, 1)
+    stretch = math.exp(rng.uniform(-1, 1) * math.log(data.aspect))
+    most = min(width, height * target)  # width of the largest crop of this aspect ratio
+    w = min(width, max(1, round(most * math.sqrt(share * stretch))))
+    h = min(height, max(1, round(most / target * math.sqrt(share / stretch))))
+    top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    pixels = T.resized_crop(pixels, top, left, h, w, list(preprocess.size), antialias=True)
+    if rng.random() < data.flip:
+        pixels = T.horizontal_flip(pixels)
+    if data.brightness:
+        pixels = T.adjust_brightness(pixels, 1 + rng.uniform(-data.brightness, data.brightness))
+    if data.contrast:
+        pixels = T.adjust_contrast(pixels, 1 + rng.uniform(-data.contrast, data.contrast))
+    if data.erase and rng.random() < data.erase:
+        pixels = _erase(pixels, rng)
+    return pixels
+
+
+def _erase(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    height, width = pixels.shape[-2:]
+    h, w = (int(side * rng.uniform(0.1, 0.4)) for side in (height, width))
+    top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    return T.erase(pixels, top, left, h, w, torch.full((1, 1, 1), 127, dtype=torch.uint8))
+
+
+def caption_id(caption: str) -> int:
+    """A 63-bit id that is the same in every process."""
+    return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest(), "big") >> 1
+
+
+class Collate:
+    """Samples → one batch of tensors; equal captions are tokenised once."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        captions = [s["caption"] for s in samples]
+        distinct = unique(captions)
+        position = {caption: i for i, caption in enumerate(distinct)}
+        return {
+            "pixels": torch.stack([s["pixels"] for s in samples]),
+            "tokens": self._tokenizer(distinct)[[position[c] for c in captions]],
+            "caption_ids": torch.tensor([caption_id(c) for c in captions]),
+            "attributes": torch.from_numpy(np.stack([s["attributes"] for s in samples])),
+            "stated": torch.from_numpy(np.stack([s["stated"] for s in samples])),
+            "bank_index": torch.tensor([s["bank_index"] for s in samples]),
+            "skipped": [line for s in samples for line in s["skipped"]],
+        }
+
+
+class BatchOrder:
+    """The indices of every batch of a whole run for one process: a new permutation each epoch, last odd rows dropped.
+
+    Process r of W takes rows r*B..(r+1)*B of each global batch of W*B, so W processes of B see what one of W*B would.
+
+    Args:
+        rows: length of the training set.
+        batch_size: per process.
+        epochs: passes.
+        seed: of the order.
+        rank, world: this process and their number.
+        start: global steps already done, when resuming.
+    """
+
+    def __init__(
+        self, rows: int, batch_size: int, epochs: int, seed: int, rank: int = 0, world: int = 1, start: int = 0
+    ):
+        self.steps_per_epoch = rows // (batch_size * world)
+        self.steps = self.steps_per_epoch * epochs
+        self._rows, self._batch, self._seed, self._rank, self._world = rows, batch_size, seed, rank, world
+        self._start = start
+
+    def __len__(self) -> int:
+        return self.steps - self._start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step = self._start
+        while step < self.steps:
+            epoch = step // self.steps_per_epoch
+            order = np.random.default_rng([self._seed, epoch]).permutation(self._rows)
+            for within in range(step % self.steps_per_epoch, self.steps_per_epoch):
+                first = (within * self._world + self._rank) * self._batch
+                yield (order[first : first + self._batch] + epoch * self._rows).tolist()
+                step += 1
+
+
+def training_batches(pictures: TrainingPictures, tokenizer: Tokenizer, order: BatchOrder, workers: int) -> DataLoader:
+    """A loader of the run's batches from where `order` starts."""
+    return DataLoader(
+        pictures,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=Collate(tokenizer),
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+    )

@@ -1,0 +1,198 @@
+"""Presets: the science of a run, as YAML (hardware, processes and precision belong to `accelerate launch`).
+
+    preset = load_preset("experiments/presets/drawn.yaml", ["optim.lr=3e-4", "--epochs", "5"])
+
+Every key is a field below; an unknown key names the nearest one. The resolved preset goes into the checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fclip.errors import UserError, nearest
+
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelConfig:
+    """Which towers, from which weights."""
+
+    name: str = "ViT-B-32"  # "fashionclip", an open_clip architecture, "hf-hub:owner/name", "timm:NAME", or a folder
+    weights: str | None = None  # an open_clip tag ("laion2b_s34b_b79k") or a file, for an open_clip architecture
+    image_weights: str | None = None  # a file for the image tower alone (timm's or torchvision's key names)
+    image_size: tuple[int, int] | None = None  # (height, width) in pixels; None: the architecture's own
+    resize_mode: Literal["shortest", "squash", "longest"] | None = None  # None: the weights' own
+    mean: tuple[float, float, float] | None = None  # of the pixels, 0..1; None: the weights' own
+    std: tuple[float, float, float] | None = None  # of the pixels, 0..1; None: the weights' own
+    tokenizer: Literal["own", "trained"] = "own"  # own: the architecture's; trained: on the captions
+    embed_dim: int = 256  # of the shared space; this and the rest are for timm: towers, which bring no text tower
+    drop_path: float = 0.0  # stochastic depth of the timm tower
+    text_width: int = 256  # of the text tower
+    text_layers: int = 2  # of the text tower
+    text_heads: int = 4  # of the text tower
+    context_length: int = 32  # tokens per caption
+    vocab_size: int = 1024  # of a trained tokenizer
+
+
+@dataclass(frozen=True, config=STRICT)
+class DataConfig:
+    """Which pictures, and how they vary in training."""
+
+    catalogue: tuple[str, ...] = ()  # paths, or "drawn:ITEMS:SEED"; several are joined
+    format: str | None = None  # of the catalogue, when it cannot be told from the path
+    train_split: str = "train"  # what is learned from
+    val_split: str = "val"  # what the best checkpoint is chosen on
+    crop: float = 0.8  # smallest share of the picture's area that a training crop keeps; 1: no cropping
+    aspect: float = 1.1  # largest change of the aspect ratio by a crop
+    flip: float = 0.5  # chance of mirroring
+    brightness: float = 0.1  # largest relative change
+    contrast: float = 0.1  # largest relative change (hue is left alone: colour is an attribute)
+    erase: float = 0.0  # chance that a rectangle is greyed out
+    workers: int = 1  # processes that decode
+
+
+@dataclass(frozen=True, config=STRICT)
+class CaptionConfig:
+    """How attributes become sentences."""
+
+    style: str = "auto"  # a key of fclip.captions.STYLES; auto: the one that fits the catalogue
+    template: str | None = None  # instead of a style
+    paraphrases: tuple[str, ...] | None = None  # None: the style's own
+    drop: float = 0.3  # chance that an attribute is left out of a training caption
+    whole: float = 0.5  # share of training captions that keep all attributes
+
+
+@dataclass(frozen=True, config=STRICT)
+class LossConfig:
+    """Which pairs attract each other."""
+
+    # clip: only the picture's own caption (CLIP, and the paper). equal: every picture with an equal caption.
+    # compatible: every picture whose attributes do not contradict the caption, also a shortened one.
+    positives: Literal["clip", "equal", "compatible"] = "compatible"
+    # Distinct captions of the training split that are shown as further texts each step, so that a picture is told
+    # from all captions and not only from those in its batch. 0: none.
+    bank: int = 0
+    bank_weight: float = 1.0  # of the picture → bank loss against the batch loss
+
+
+@dataclass(frozen=True, config=STRICT)
+class OptimConfig:
+    """AdamW, linear warm-up, then cosine to zero."""
+
+    lr: float = 1e-3  # peak
+    image_lr: float = 1.0  # factor for the image tower (a pretrained one wants less)
+    head_lr: float = 1.0  # factor for the image tower's new projection
+    text_lr: float = 1.0  # factor for the text tower
+    weight_decay: float = 0.05  # not for biases, norms, and what the towers exempt
+    beta1: float = 0.9  # AdamW
+    beta2: float = 0.98  # AdamW; CLIP's for ViTs
+    warmup: float = 0.05  # share of all steps
+    clip_norm: float = 1.0  # of the gradient; 0: none
+    ema: float = 0.0  # decay of the averaged weights, which are then what is measured and kept; 0: none
+
+
+@dataclass(frozen=True, config=STRICT)
+class Preset:
+    """A whole run."""
+
+    out: str = "runs/model"  # folder of the run: best/, last/, logs/
+    seed: int = 0  # of initialisation, order and augmentation
+    epochs: int = 10  # passes over the training split
+    batch_size: int = 128  # per process
+    eval_every: int = 1  # epochs between measurements on the validation split
+    eval_limit: int = 2000  # pictures of the validation split that are measured in training; 0: all
+    save_every: int = 0  # steps between further checkpoints to resume from; 0: every epoch
+    freeze: tuple[str, ...] = ()  # parameters that stay as they are, by name pattern ("visual.trunk.blocks.0.*")
+    freeze_batch_norm: bool = False  # keep the statistics that the image tower's weights came with
+    channels_last: bool = False  # memory layout; faster for convolutional towers
+    bf16_on_cpu: bool = False  # autocast to bfloat16 when the run is on a processor that multiplies in it
+    track: str = "tensorboard"  # "none", or any tracker that accelerate knows
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    captions: CaptionConfig = dataclasses.field(default_factory=CaptionConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+
+
+def load_preset(file: str | Path, overrides: Sequence[str] = ()) -> Preset:
+    """Reads a preset and applies `key=value` or `--key value` overrides, dots between levels.
+
+    Raises:
+        UserError: no such file, no YAML, an unknown key, a value of another type.
+    """
+    try:
+        values = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UserError(f"expected a preset, cannot read {file}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file} should hold keys and values, e.g. 'epochs: 10', got a {type(values).__name__}")
+    return preset_from(_merge(values, overrides), str(file))
+
+
+def preset_from(values: Mapping[str, Any], where: str = "preset") -> Preset:
+    """Checks a plain dict and makes it a preset; `where` names it in errors."""
+    try:
+        return TypeAdapter(Preset).validate_python(dict(values))
+    except ValidationError as error:
+        raise UserError(f"{where}: {_explain(error.errors()[0])}") from None
+
+
+def dump_preset(preset: Preset) -> str:
+    """The resolved preset as YAML."""
+    plain = TypeAdapter(Preset).dump_python(preset, mode="json")
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def _merge(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    pending = list(overrides)
+    while pending:
+        word = pending.pop(0)
+        key, equals, text = word.removeprefix("--").partition("=")
+        if not equals:
+            if not word.startswith("--") or not pending:
+                raise UserError(f"expected key=value or --key value, got {word!r}")
+            text = pending.pop(0)
+        _set(values, key.replace("-", "_").split("."), _scalar(text), key)
+    return values
+
+
+def _scalar(text: str) -> Any:
+    value = yaml.safe_load(text)
+    try:
+        return float(text) if isinstance(value, str) else value  # YAML 1.1 reads 1e-3 as text
+    except ValueError:
+        return value
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any, key: str) -> None:
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise UserError(f"cannot set {key}: {part} is a value, not a group of keys")
+    values[path[-1]] = value
+
+
+def _explain(problem: Any) -> str:
+    """One pydantic error as: where, expected, got; the nearest key for an unknown one."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"unknown key {key!r}; {nearest(location[-1], _keys(location[:-1]))}"
+    return f"{key}: {problem['msg'].lower()}, got {problem['input']!r}"
+
+
+def _keys(path: list[str]) -> list[str]:
+    group: Any = Preset
+    for part in path:
+        group = {f.name: f.default_factory for f in dataclasses.fields(group)}.get(part, Preset)
+    return [f.name for f in dataclasses.fields(group)]

@@ -1,0 +1,121 @@
+"""Embeddings of a catalogue's pictures and of texts, in batches.
+
+images = embed_catalogue(load_checkpoint("runs/demo/best"), open_catalogue("garments.csv"), progress=True)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from fclip.errors import UserError
+from fclip.images import Source, UnreadableImageError, decode
+from fclip.model import Model, Preprocess
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class ImageEmbeddings:
+    """Embeddings of the pictures that could be read.
+
+    Attributes:
+        vectors: unit vectors (N, D), float32.
+        rows: the catalogue's row of each (N,).
+        skipped: (id, reason) of every picture that could not be read.
+    """
+
+    vectors: np.ndarray
+    rows: np.ndarray
+    skipped: list[tuple[str, str]]
+
+
+class _Pictures(torch.utils.data.Dataset):
+    def __init__(self, catalogue: Dataset, preprocess: Preprocess) -> None:
+        self._images, self._preprocess = catalogue.select_columns(["id", "image"]), preprocess
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, row: int) -> tuple[int, Any, str]:
+        cell = self._images[row]
+        try:
+            return row, self._preprocess(decode(cell["image"], min(self._preprocess.size))), ""
+        except UnreadableImageError as error:
+            return row, None, f"{cell['id']}\n{error}"
+
+
+def embed_batches(
+    model: Model, catalogue: Dataset, batch_size: int = 64, progress: bool = False, workers: int = 0
+) -> Iterator[ImageEmbeddings]:
+    """Embeds a catalogue batch by batch, so that a large one is never held in memory."""
+    pictures = _Pictures(catalogue, model.preprocess)
+    loader = DataLoader(pictures, batch_size, num_workers=workers, collate_fn=list)
+    model.eval()
+    with tqdm(total=len(pictures), desc="embedding", unit="img", disable=not progress) as bar:
+        for samples in loader:
+            good = [(row, pixels) for row, pixels, problem in samples if not problem]
+            bad = [problem.split("\n", 1) for _, _, problem in samples if problem]
+            vectors = _encode(model, [pixels for _, pixels in good]) if good else np.empty((0, 0), np.float32)
+            bar.update(len(samples))
+            yield ImageEmbeddings(vectors, np.array([r for r, _ in good], dtype=int), [(i, p) for i, p in bad])
+
+
+@torch.inference_mode()
+def _encode(model: Model, pixels: list[torch.Tensor]) -> np.ndarray:
+    batch = model.preprocess.normalise(torch.stack(pixels).to(model.device))
+    return model.encode_image(batch).cpu().numpy()
+
+
+def embed_catalogue(
+    model: Model, catalogue: Dataset, batch_size: int = 64, progress: bool = False, workers: int = 0
+) -> ImageEmbeddings:
+    """Embeds all pictures of a catalogue; unreadable ones are left out and listed.
+
+    Raises:
+        UserError: not one picture could be read.
+    """
+    parts = list(embed_batches(model, catalogue, batch_size, progress, workers))
+    skipped = [problem for part in parts for problem in part.skipped]
+    filled = [part for part in parts if len(part.rows)]
+    if not filled:
+        first = skipped[0][1] if skipped else "the catalogue is empty"
+        raise UserError(f"none of the {len(catalogue)} pictures can be read; the first: {first}")
+    return ImageEmbeddings(
+        np.concatenate([part.vectors for part in filled]), np.concatenate([part.rows for part in filled]), skipped
+    )
+
+
+@torch.inference_mode()
+def embed_texts(model: Model, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
+    """Texts → unit vectors (N, D), float32.
+
+    Raises:
+        UserError: an empty text.
+    """
+    if any(not text.strip() for text in texts):
+        raise UserError("expected words, got an empty text")
+    model.eval()
+    parts = [
+        model.encode_text(model.tokenizer(texts[i : i + batch_size]).to(model.device)).cpu().numpy()
+        for i in range(0, len(texts), batch_size)
+    ]
+    return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+
+
+@torch.inference_mode()
+def embed_pictures(model: Model, sources: Sequence[Source]) -> np.ndarray:
+    """Pictures (paths or catalogue cells) → unit vectors (N, D), float32.
+
+    Raises:
+        UnreadableImageError: the first that cannot be read.
+    """
+    model.eval()
+    return _encode(model, [model.preprocess(decode(source, min(model.preprocess.size))) for source in sources])

@@ -1,0 +1,53 @@
+"""Pictures: decoding what a catalogue holds, with one clear error for what cannot be read."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fclip.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Source = str | Path | Mapping[str, Any]
+"""A path, or a catalogue's cell {"bytes": …, "path": …}."""
+
+
+class UnreadableImageError(UserError):
+    """A picture that is missing, truncated or of no known format."""
+
+
+def decode(source: Source, size_px: int | None = None) -> Image:
+    """Decodes a picture to RGB, upright as its EXIF says, transparency on white.
+
+    Args:
+        source: a path or a catalogue's image cell.
+        size_px: the shorter side that will be needed: a JPEG is then decoded at reduced scale, never below it.
+
+    Raises:
+        UnreadableImageError: the file is missing, truncated or no picture.
+    """
+    from PIL import Image, ImageOps
+
+    cell = source if isinstance(source, Mapping) else {"path": str(source), "bytes": None}
+    data = cell.get("bytes")
+    name = cell.get("path") or "picture in the table"
+    try:
+        with Image.open(io.BytesIO(data) if data is not None else name) as picture:
+            if size_px is not None:
+                picture.draft("RGB", (size_px, size_px))
+            picture = ImageOps.exif_transpose(picture)
+            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+                picture = picture.convert("RGBA")
+                white = Image.new("RGBA", picture.size, "white")
+                picture = Image.alpha_composite(white, picture)
+            return picture.convert("RGB")
+    except FileNotFoundError:
+        raise UnreadableImageError(f"no such picture: {name}; check the path or the table's image column") from None
+    except IsADirectoryError:
+        raise UnreadableImageError(f"expected a picture, got a folder: {name}") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(f"cannot read picture {name}: {error}; replace or remove it") from None

@@ -1,0 +1,81 @@
+"""The contrastive loss, and which pairs count as positives.
+
+Captions made from attributes repeat: in a batch of 256 many pictures share one sentence, and plain CLIP would push a
+picture away from the very words that describe it. So positives are a matrix, not a diagonal.
+
+All functions are pure; similarities are computed in float32 whatever the autocast.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def equal_captions(ids: Tensor) -> Tensor:
+    """Pairs whose captions are equal: caption ids (B,) → bool (B, B)."""
+    return ids[:, None] == ids[None, :]
+
+
+def compatible_captions(attributes: Tensor, stated: Tensor) -> Tensor:
+    """Pairs in which the caption says nothing that the picture contradicts.
+
+    Args:
+        attributes: codes of the pictures (B, G), -1 where unknown.
+        stated: codes that the captions state (N, G), -1 where they say nothing of a group.
+
+    Returns:
+        bool (B, N), picture i by caption j. A caption that states a group unknown for the picture is no positive.
+    """
+    agrees = (attributes[:, None] == stated[None]) | (stated[None] < 0)
+    return agrees.all(dim=-1)
+
+
+def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, positives: Tensor | None = None) -> Tensor:
+    """Half the cross-entropy of pictures over texts plus half that of texts over pictures (Dress-UP, section 3.1).
+
+    The target is uniform over a row's (a column's) positives. With `positives` left out, pair i, i is the only one,
+    and the loss is CLIP's.
+
+    Args:
+        image: unit vectors (B, D).
+        text: unit vectors (N, D); N = B without `positives`.
+        logit_scale: logarithm of the inverse temperature, scalar.
+        positives: bool (B, N). Rows and columns without any positive are left out of the mean.
+
+    Returns:
+        A scalar; 0 when there is no positive at all.
+    """
+    with torch.autocast(image.device.type, enabled=False):
+        logits = logit_scale.float().exp() * image.float() @ text.float().T
+        if positives is None:
+            positives = torch.eye(len(image), dtype=torch.bool, device=image.device)
+        return (_soft_cross_entropy(logits, positives) + _soft_cross_entropy(logits.T, positives.T)) / 2
+
+
+def _soft_cross_entropy(logits: Tensor, positives: Tensor) -> Tensor:
+    counts = positives.sum(dim=1)
+    own = (F.log_softmax(logits, dim=1) * positives).sum(dim=1) / counts.clamp(min=1)
+    return -own.sum() / (counts > 0).sum().clamp(min=1)
+
+
+def bank_loss(image: Tensor, bank: Tensor, logit_scale: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of pictures over a bank of distinct captions: text surfacing accuracy, made smooth.
+
+    In a batch a caption appears as often as pictures with it do, so the batch loss learns likelihood ratios. Over
+    distinct captions, each once, it learns which caption is most probable: what surfacing asks.
+
+    Args:
+        image: unit vectors (B, D).
+        bank: unit vectors of distinct captions (N, D).
+        logit_scale: logarithm of the inverse temperature, scalar.
+        target: the row of `bank` that is the picture's caption (B,); -1 leaves the picture out.
+
+    Returns:
+        A scalar; 0 when every picture is left out.
+    """
+    with torch.autocast(image.device.type, enabled=False):
+        logits = logit_scale.float().exp() * image.float() @ bank.float().T
+        total = F.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
+        return total / (target >= 0).sum().clamp(min=1)

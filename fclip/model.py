@@ -1,0 +1,166 @@
+"""A model: open_clip's towers with the preprocessing, tokenizer and captions that belong to their weights.
+
+model = build_model(ModelConfig(name="ViT-B-32-quickgelu"), captions, texts)
+image = model.encode_image(model.normalise(model.preprocess(picture)[None]))   # (1, D), unit length
+text = model.encode_text(model.tokenizer(["red dress"]))                       # (1, D), unit length
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from open_clip.transform import image_transform
+from PIL.Image import Image
+from torch import Tensor, nn
+from torchvision.transforms import Compose
+from torchvision.transforms.functional import pil_to_tensor
+
+from fclip.captions import Captions
+from fclip.tokenizer import Tokenizer
+
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP, section 2.5
+MAX_LOGIT_SCALE = math.log(100)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Picture → uint8 (3, H, W), and uint8 → what the tower was trained on. The resizing is open_clip's own.
+
+    Attributes:
+        size: height and width in pixels.
+        mean, std: of each channel, for values in 0..1.
+        interpolation: bicubic, bilinear or random.
+        resize_mode: shortest (resize the shorter side, then centre crop: CLIP), squash (ignore the aspect ratio:
+            SigLIP, and the STN variants), longest (resize the longer side, then pad).
+        fill_color: of the padding, 0..255.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's CLIP
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    fill_color: int = 255  # catalogues have white backgrounds
+
+    @classmethod
+    def from_open_clip(cls, cfg: dict[str, Any]) -> Preprocess:
+        """From open_clip's `preprocess_cfg`."""
+        size = cfg["size"] if isinstance(cfg["size"], (tuple, list)) else (cfg["size"], cfg["size"])
+        known = {k: tuple(v) if isinstance(v, list) else v for k, v in cfg.items() if k != "mode"}
+        return cls(**{**known, "size": tuple(size)})
+
+    def __call__(self, picture: Image) -> Tensor:
+        """Resizes a picture to uint8 (3, H, W)."""
+        return pil_to_tensor(self._resize(picture))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) → float32, zero mean and unit deviation over the tower's training pictures."""
+        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
+        return (pixels.float() / 255 - mean) / std
+
+    @cached_property
+    def _resize(self) -> Compose:
+        options = {k: v for k, v in asdict(self).items() if k != "size"}
+        square = self.size[0] if self.size[0] == self.size[1] else self.size
+        return Compose(
+            image_transform(square, is_train=False, **options).transforms[:-2]
+        )  # without ToTensor, Normalize
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a checkpoint says of its model besides the weights; JSON.
+
+    Attributes:
+        name: as asked for, e.g. "fashionclip" or "timm:mobilenetv2_100".
+        architecture: open_clip's `model_cfg`; holds the activation (quick_gelu), context length and pooling.
+        preprocess: how pictures enter.
+        captions: how attributes become the texts that it was trained on.
+    """
+
+    name: str
+    architecture: dict[str, Any]
+    preprocess: Preprocess
+    captions: Captions
+
+
+class Model(nn.Module):
+    """Two towers into one space.
+
+    Attributes:
+        clip: open_clip's `CLIP` or `CustomTextCLIP`.
+        card: see ModelCard.
+        tokenizer: texts → ids (B, L).
+        fingerprint: of the weights, set when they are saved or loaded; indexes and results carry it.
+    """
+
+    def __init__(self, clip: nn.Module, card: ModelCard, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.clip = clip
+        self.card = card
+        self.tokenizer = tokenizer
+        self.fingerprint = "unsaved"
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    @property
+    def captions(self) -> Captions:
+        return self.card.captions
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.card.preprocess
+
+    @property
+    def device(self) -> torch.device:
+        return self.clip.logit_scale.device
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, H, W) → unit vectors (B, D), float32 whatever the autocast."""
+        return F.normalize(self.clip.encode_image(pixels).float(), dim=-1)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, L) → unit vectors (B, D), float32 whatever the autocast."""
+        return F.normalize(self.clip.encode_text(tokens).float(), dim=-1)
+
+    def towers(self) -> dict[str, list[str]]:
+        """Parameter names by tower: image, text, and scale (logit scale and bias)."""
+        found: dict[str, list[str]] = {"image": [], "text": [], "scale": []}
+        for name, _ in self.clip.named_parameters():
+            tower = "image" if name.startswith("visual.") else "scale" if name.startswith("logit_") else "text"
+            found[tower].append(name)
+        return found
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keeps the temperature in CLIP's range: after every optimiser step."""
+        self.clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+
+def instantiate(architecture: dict[str, Any]) -> nn.Module:
+    """open_clip's model of this `model_cfg`, with random weights."""
+    from open_clip import CLIP, CustomTextCLIP
+
+    cfg = copy.deepcopy(architecture)
+    text = cfg["text_cfg"]
+    custom = cfg.pop("custom_text", False) or "hf_model_name" in text
+    if cfg["vision_cfg"].get("timm_model_name"):
+        cfg["vision_cfg"]["timm_model_pretrained"] = False  # weights come from the checkpoint
+    if "hf_model_name" in text:
+        text["hf_model_pretrained"] = False
+    return (CustomTextCLIP if custom else CLIP)(**cfg)
+
+
+def unique(texts: Sequence[str]) -> list[str]:
+    """The distinct texts in order of appearance."""
+    return list(dict.fromkeys(texts))
