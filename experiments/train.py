@@ -100,7 +100,7 @@ def _texts_for_tokenizer(captions: Any, training: Dataset) -> list[str]:
     import numpy as np
 
     rng = np.random.default_rng(0)
-    attributes = training["attributes"]
+    attributes = training["attributes"][:]
     return [captions.render(a) for a in attributes] + [captions.sample(a, rng)[0] for a in attributes]
 
 

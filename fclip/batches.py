@@ -51,7 +51,7 @@ class TrainingPictures(torch.utils.data.Dataset):
     """
 
     def __init__(self, catalogue: Dataset, captions: Captions, preprocess: Preprocess, data: DataConfig, seed: int):
-        attributes = catalogue["attributes"]
+        attributes = catalogue["attributes"][:]
         full = [captions.render(a) for a in attributes]
         self.rows = [i for i, caption in enumerate(full) if caption]
         self.without_caption = len(full) - len(self.rows)
