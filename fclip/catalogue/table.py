@@ -1,0 +1,240 @@
+"""A table of products: CSV, TSV or Parquet, one row per picture, with a folder of image files or the pictures inside.
+
+    fclip catalogue shop/products.csv --map id=sku --map image=file --map attributes=colour,size
+
+Columns that nobody names are guessed by their name (`Columns`, `GUESSES`). Tables are read as text: the id "0123" keeps
+its zero and a product called "NA" its name; only empty fields are unknown. Pictures are not looked at while opening.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from fclip.catalogue.assemble import Column, as_text, as_values, assemble, pictures
+from fclip.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SUFFIXES = (".csv", ".tsv", ".parquet")
+IMAGE_FOLDERS = ("images", "image", "img")
+MAX_VALUES = 200  # a column with more distinct texts than this is a description or a code, no attribute
+MAX_LENGTH = 50  # characters a value has on average
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of a table is what. None: guessed by name, see `GUESSES`."""
+
+    id: str | None = None  # of the picture; none in the table: the image path
+    item: str | None = None  # the product, which several pictures may share: the unit of splitting; none: the id
+    image: str | None = None  # a path (absolute, beside the table or in its image folder) or the encoded bytes
+    split: str | None = None  # train, val or test; none or empty: by a hash of the product
+    title: str | None = None  # the product's name
+    attributes: tuple[str, ...] = ()  # none: every other column of few and short texts that are no numbers or flags
+
+
+GUESSES = {
+    "id": ("id", "image_id", "picture_id", "__key__"),
+    "item": ("item", "item_id", "product_id", "product", "sku", "group", "article_id"),
+    "image": ("image", "image_path", "path", "file", "file_name", "filename", "img", "picture", "jpeg", "jpg", "png"),
+    "split": ("split", "subset", "partition"),
+    "title": ("title", "name", "product_name", "productdisplayname"),
+}
+
+
+def columns_from_pairs(pairs: Iterable[str]) -> Columns:
+    """Columns from the command line: `["id=sku", "attributes=colour,size"]`.
+
+    Raises:
+        UserError: a pair without "=", or of an unknown name.
+    """
+    known = [field.name for field in fields(Columns)]
+    chosen: dict[str, str | tuple[str, ...]] = {}
+    for pair in pairs:
+        name, equals, column = pair.partition("=")
+        if not equals or not column:
+            raise UserError(f"column mapping {pair!r}: expected NAME=COLUMN, such as id=sku")
+        if name not in known:
+            raise UserError(f"column mapping {pair!r}: no field {name!r}; {nearest(name, known)}")
+        chosen[name] = tuple(c.strip() for c in column.split(",")) if name == "attributes" else column
+    return Columns(**chosen)  # type: ignore[arg-type]
+
+
+def open_table(source: str | Path, columns: Columns | None = None) -> Dataset:
+    """Opens a .csv, .tsv or .parquet file, a folder that holds one, or several Parquet files (a folder or a glob).
+
+    Raises:
+        UserError: no such table, an unreadable one, or one without the columns asked for.
+    """
+    files = table_files(source)
+    table = read_parquet(files) if files[0].suffix.lower() == ".parquet" else read_csv(files[0])
+    return from_table(table, columns or Columns(), files[0].parent, name=str(source))
+
+
+def table_files(source: str | Path) -> list[Path]:
+    """The files of a table: one CSV or TSV, or any number of Parquet files."""
+    path = Path(source)
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        found = [p for p in found if p.name == "metadata.csv"] or found
+    else:
+        found = [path] if path.exists() else sorted(Path(p) for p in glob.glob(str(source)))
+    if not found:
+        raise UserError(f"no table in {source}; expected a {', '.join(SUFFIXES)} file")
+    if len(found) > 1 and {p.suffix.lower() for p in found} != {".parquet"}:
+        raise UserError(f"several tables in {source}: {', '.join(p.name for p in found[:5])}; name one of them")
+    return found
+
+
+def read_csv(path: Path) -> pa.Table:
+    """Reads every column as text.
+
+    Raises:
+        UserError: the file is empty, of another encoding than UTF-8, or its rows differ in length.
+    """
+    names = column_names(path)
+    convert = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+    with readable(path):
+        table = pacsv.read_csv(path, parse_options=_layout(path), convert_options=convert)
+    return table.rename_columns([name.strip() for name in names])
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a table file, read from its head."""
+    with readable(path):
+        if path.suffix.lower() == ".parquet":
+            return pq.read_schema(path).names
+        with pacsv.open_csv(path, parse_options=_layout(path)) as reader:
+            return reader.schema.names
+
+
+def _layout(path: Path) -> pacsv.ParseOptions:
+    return pacsv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns what the readers of tables raise into one line."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (pa.ArrowException, DatasetsError, OSError, ValueError) as error:
+        reason = str(error.__cause__ or error).strip().split("\n")[0][:200].rstrip(".")
+        wanted = "an intact Parquet file" if path.suffix.lower() == ".parquet" else "UTF-8 text with a header"
+        raise UserError(f"cannot read table {path}: {reason}; expected {wanted}") from None
+
+
+def read_parquet(files: Sequence[Path]) -> pa.Table:
+    """Reads Parquet files that may hold the pictures: through the datasets library, memory-mapped from its cache.
+
+    Raises:
+        UserError: a file is corrupt, or the files have different columns.
+    """
+    from datasets import load_dataset
+
+    for file in files:
+        column_names(file)  # finds a corrupt file sooner and names it
+    with readable(files[0]):
+        data = load_dataset("parquet", data_files=[glob.escape(str(f)) for f in files], split="train")
+    return data.data.table
+
+
+def from_table(table: pa.Table, columns: Columns, root: Path | None, name: str = "the table") -> Dataset:
+    """A catalogue from a table of any source.
+
+    Args:
+        table: (N, columns), text where it came from a text file.
+        columns: what is what.
+        root: the folder that relative image paths start from; None where there is none.
+        name: of the table, for messages.
+
+    Raises:
+        UserError: no rows, no image column, or an unknown column.
+    """
+    if not table.num_rows:
+        raise UserError(f"no rows in {name}; expected one row per picture")
+    chosen = resolve(columns, table.column_names, name)
+    assert chosen.image is not None
+    image = pictures(table[chosen.image], image_root(table[chosen.image], root))
+    path = pc.struct_field(image, "path")
+    numbers = pa.array(range(table.num_rows)).cast(pa.string())
+    found: dict[str, Column] = {"image": image}
+    found["id"] = as_text(
+        table[chosen.id] if chosen.id else numbers if path.null_count else as_text(table[chosen.image])
+    )
+    for field in ("item", "split", "title"):
+        column = getattr(chosen, field)
+        found |= {field: as_values(table[column])} if column else {}
+    texts = [f for f in ("category", "view") if f in table.column_names and not pa.types.is_nested(table[f].type)]
+    found |= {f: as_values(table[f]) for f in texts}
+    if "bbox" in table.column_names and pa.types.is_list(table["bbox"].type):
+        found["bbox"] = table["bbox"]
+    return assemble(found, attribute_columns(table, chosen))
+
+
+def resolve(columns: Columns, names: Sequence[str], table: str = "the table") -> Columns:
+    """Fills what nobody named by guessing, and checks what was named.
+
+    Raises:
+        UserError: a named column is not in the table, or no column holds the pictures.
+    """
+    lower = {name.lower(): name for name in reversed(names)}
+    for column in (columns.id, columns.item, columns.image, columns.split, columns.title, *columns.attributes):
+        if column is not None and column not in names:
+            raise UserError(f"no column {column!r} in {table}; {nearest(column, names)}")
+    chosen = columns
+    for field, guesses in GUESSES.items():
+        guess = next((lower[g] for g in guesses if g in lower), None)
+        chosen = replace(chosen, **{field: getattr(columns, field) or guess})  # type: ignore[arg-type]
+    if chosen.image is None:
+        raise UserError(f"no image column in {table}; name it with image=COLUMN, one of: {', '.join(names)}")
+    return chosen
+
+
+def image_root(column: pa.ChunkedArray, root: Path | None) -> Path | None:
+    """The folder that paths start from: the table's, or its image folder if the first picture lies there."""
+    if root is None or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return None
+    first = next((path for path in column.slice(0, 100).to_pylist() if path), "")
+    inside = [root.absolute() / folder for folder in IMAGE_FOLDERS]
+    return next(
+        (folder for folder in inside if not (root / first).exists() and (folder / first).exists()), root.absolute()
+    )
+
+
+def attribute_columns(table: pa.Table, columns: Columns) -> dict[str, Column]:
+    """The attribute groups: those named, else those in a struct `attributes`, else every column that looks like one."""
+    if columns.attributes:
+        return {name: table[name] for name in columns.attributes}
+    if "attributes" in table.column_names and pa.types.is_struct(table["attributes"].type):
+        struct = table["attributes"].combine_chunks()
+        return {field.name: struct.field(field.name) for field in struct.type}
+    taken = {columns.id, columns.item, columns.image, columns.split, columns.title, "view", "bbox", "landmarks"}
+    return {name: table[name] for name in table.column_names if name not in taken and is_attribute(table[name])}
+
+
+def is_attribute(column: pa.ChunkedArray) -> bool:
+    """Whether a column looks like an attribute: few and short texts, not all of them numbers or flags."""
+    if pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
+        return is_attribute(pc.list_flatten(column))
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return False
+    if pc.count_distinct(column).as_py() > min(MAX_VALUES, max(20, len(column) // 2)) + 1:
+        return False
+    values = [v for v in pc.unique(column).to_pylist() if v]
+    words = pc.match_substring_regex(pa.array(values, pa.string()), r"(?i)^(-?[\d.,]+|true|false)$")
+    return bool(values) and not pc.all(words).as_py() and sum(map(len, values)) <= MAX_LENGTH * len(values)

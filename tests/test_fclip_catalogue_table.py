@@ -1,0 +1,139 @@
+"""Tables: what is guessed, what is mapped, and what is said when it does not fit."""
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fclip.catalogue.assemble import assemble, split_name
+from fclip.catalogue.schema import REQUIRED, split_of
+from fclip.catalogue.table import Columns, columns_from_pairs, is_attribute, open_table
+from fclip.errors import UserError
+
+SHOP = """sku,file,colour,size,price,name,subset
+007,a.jpg,red,M,9.90,NA,train
+007,b.jpg,,L,9.90,NA,
+008,sub/c.jpg,NA,M,12,"Coat, long",validation
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write(folder, text, name="shop.csv"):
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def test_columns_are_guessed_by_name_and_text_stays_text(tmp_path):
+    catalogue = open_table(write(tmp_path, SHOP))
+    assert tuple(catalogue.column_names[:5]) == REQUIRED
+    assert catalogue["id"][:] == ["a.jpg", "b.jpg", "sub/c.jpg"]  # no id column: the image path
+    assert catalogue["item"][:] == ["007", "007", "008"]
+    assert catalogue["split"][:] == ["train", "train", "val"]  # the second picture follows its product
+    assert catalogue["title"][:] == ["NA", "NA", "Coat, long"]
+    assert catalogue["attributes"][:] == [  # the price is no attribute; only an empty field is unknown
+        {"colour": "red", "size": "M"},
+        {"colour": None, "size": "L"},
+        {"colour": "NA", "size": "M"},
+    ]
+    assert catalogue[0]["image"] == {"bytes": None, "path": f"{tmp_path}/a.jpg"}
+
+
+def test_named_columns_win_over_guesses(tmp_path):
+    columns = columns_from_pairs(["id=name", "item=sku", "image=file", "attributes=price,colour"])
+    catalogue = open_table(write(tmp_path, SHOP), columns)
+    assert catalogue[2]["id"] == "Coat, long"
+    assert list(catalogue[0]["attributes"].items()) == [("price", "9.90"), ("colour", "red")]
+
+
+@pytest.mark.parametrize("place", ["images", "."])
+def test_pictures_lie_beside_the_table_or_in_its_image_folder(tmp_path, place):
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "1.jpg").write_bytes(b"")
+    catalogue = open_table(write(tmp_path, "image,colour\n1.jpg,red\n/else/2.jpg,blue\n"))
+    assert [cell["path"] for cell in catalogue["image"]] == [str(tmp_path / place / "1.jpg"), "/else/2.jpg"]
+
+
+def test_tsv_with_a_byte_order_mark_and_line_breaks_in_quotes(tmp_path):
+    text = '\ufeffid\timage\tcolour\n01\t1.jpg\t"dark\nred"\n'
+    catalogue = open_table(write(tmp_path, text, "shop.tsv"))
+    assert catalogue[0]["id"] == "01"
+    assert catalogue[0]["attributes"] == {"colour": "dark\nred"}
+
+
+def test_parquet_with_pictures_numbers_lists_and_flags(tmp_path):
+    columns = {
+        "id": [1, 2],
+        "jpeg": [b"x", b"y"],
+        "colours": [["red", "blue"], None],
+        "year": [2011, 2012],
+        "ok": [True, False],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    catalogue = open_table(tmp_path)
+    assert catalogue["id"][:] == ["1", "2"]
+    assert catalogue[0]["image"] == {"bytes": b"x", "path": None}
+    assert catalogue["attributes"][:] == [{"colours": ["red", "blue"]}, {"colours": None}]
+    pq.write_table(pa.table(columns | {"id": [3, 4]}), tmp_path / "b.parquet")
+    assert open_table(f"{tmp_path}/*.parquet")["id"][:] == ["1", "2", "3", "4"]
+
+
+def test_products_without_a_split_get_that_of_their_hash(tmp_path):
+    rows = "".join(f"{n},{n}.jpg\n" for n in range(200))
+    catalogue = open_table(write(tmp_path, "sku,image\n" + rows))
+    assert catalogue["split"][:] == [split_of(str(n)) for n in range(200)]
+    assert catalogue[0]["attributes"] == {}  # pictures without attributes are a catalogue too
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        ("", Columns(), "cannot read table .*Empty CSV"),
+        ("image,colour\n", Columns(), "no rows in .*shop.csv"),
+        ("id,colour\n1,red\n", Columns(), "no image column in .*image=COLUMN.* id, colour"),
+        (SHOP, Columns(id="skuu"), "no column 'skuu' .*did you mean 'sku'"),
+        (SHOP, Columns(attributes=("color",)), "did you mean 'colour'"),
+        (SHOP.replace("validation", "gallery"), Columns(), "unknown split 'gallery'"),
+        ("id,image\n1,1.jpg,red\n", Columns(), "Expected 2 columns, got 3"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_one_clear_line(tmp_path, text, columns, message):
+    with pytest.raises(UserError, match=message) as caught:
+        open_table(write(tmp_path, text), columns)
+    assert "\n" not in str(caught.value)
+
+
+def test_corrupt_and_ambiguous_files(tmp_path):
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no parquet at all")
+    with pytest.raises(UserError, match=r"cannot read table .*bad.parquet"):
+        open_table(tmp_path / "bad.parquet")
+    (tmp_path / "latin.csv").write_bytes("image,colour\n1.jpg,fuchsia-rosé\n".encode("latin-1"))
+    with pytest.raises(UserError, match="UTF-8"):
+        open_table(tmp_path / "latin.csv")
+    with pytest.raises(UserError, match=r"several tables .*bad.parquet, latin.csv"):
+        open_table(tmp_path)
+
+
+@pytest.mark.parametrize(("pair", "message"), [("sku", "NAME=COLUMN"), ("ids=sku", "did you mean 'id'")])
+def test_bad_column_pairs(pair, message):
+    with pytest.raises(UserError, match=message):
+        columns_from_pairs([pair])
+
+
+@given(st.lists(st.sampled_from(["red", "blue", "", "12", "True"])))
+def test_an_attribute_has_a_value_that_is_no_number_or_flag(values):
+    assert is_attribute(pa.chunked_array([values], pa.string())) == bool({"red", "blue"} & set(values))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["train", "val", "test", "", "dev"])), min_size=1))
+def test_given_splits_are_kept_and_others_follow_their_product(rows):
+    columns = {"id": [str(n) for n in range(len(rows))], "image": [""] * len(rows)}
+    catalogue = assemble(columns | {"item": [i for i, _ in rows], "split": [s for _, s in rows]}, {})
+    for (item, given_), split in zip(rows, catalogue["split"], strict=True):
+        others = {split_name(s) for i, s in rows if i == item and s}
+        assert split == split_name(given_) if given_ else split in (others or {split_of(item)})
