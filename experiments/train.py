@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ from fclip.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from fclip.batches import TrainingPictures
     from fclip.config import Preset
     from fclip.model import Model
     from fclip.training import Run
@@ -41,11 +43,21 @@ def train_command(
     run_preset(load_preset(preset, context.args), resume, overwrite)
 
 
-def run_preset(preset: Preset, resume: Path | None = None, overwrite: bool = False) -> Run:
-    """Builds what a preset names and trains it.
+@dataclass(frozen=True)
+class Prepared:
+    """What a preset names, built: everything but the training itself."""
+
+    preset: Preset
+    model: Model
+    pictures: TrainingPictures
+    evaluate: Callable[[Model], dict[str, float]]
+
+
+def prepare(preset: Preset) -> Prepared:
+    """Opens the catalogue, makes the captions, builds the model.
 
     Raises:
-        UserError: anything in the preset that does not fit, or an OUT that already holds a run.
+        UserError: anything in the preset that does not fit.
     """
     from accelerate.utils import set_seed
 
@@ -54,13 +66,7 @@ def run_preset(preset: Preset, resume: Path | None = None, overwrite: bool = Fal
     from fclip.machine import tune_cpu
     from fclip.pretrained import build_model
     from fclip.tokenizer import truncated_share
-    from fclip.training import train
 
-    out = Path(preset.out)
-    if (out / "last").exists() and not (resume or overwrite):
-        raise UserError(
-            f"{out} already holds a run; continue with --resume {out / 'last'}, or --overwrite, or set out=…"
-        )
     if not preset.data.catalogue:
         raise UserError("no catalogue to train on; set data.catalogue=PATH")
     tune_cpu()
@@ -69,17 +75,38 @@ def run_preset(preset: Preset, resume: Path | None = None, overwrite: bool = Fal
     captions = _captions(preset, groups_of(catalogue))
     check_groups(catalogue, captions.groups)
     training = select_split(catalogue, preset.data.train_split)
+    validation = select_split(catalogue, preset.data.val_split)
     model = build_model(preset.model, captions, _texts_for_tokenizer(captions, training))
     pictures = _pictures(preset, model, training)
-    validation = select_split(catalogue, preset.data.val_split)
     cut = truncated_share(model.tokenizer, pictures.texts)
     _say(
         f"{len(pictures)} pictures with {len(pictures.bank)} distinct captions, e.g. {pictures.texts[0]!r}; "
         f"{pictures.without_caption} without a caption; {cut:.1%} of the captions truncated"
     )
-    run = train(preset, model, pictures, evaluator(validation, preset.eval_limit), resume)
+    return Prepared(preset, model, pictures, evaluator(validation, preset.eval_limit))
+
+
+def run_preset(preset: Preset, resume: Path | None = None, overwrite: bool = False) -> Run:
+    """Builds what a preset names and trains it.
+
+    Raises:
+        UserError: anything in the preset that does not fit, or an OUT that already holds a run.
+    """
+    last = Path(preset.out) / "last"
+    if last.exists() and not (resume or overwrite):
+        raise UserError(
+            f"{preset.out} already holds a run; continue with --resume {last}, or --overwrite, or set out=…"
+        )
+    return run_prepared(prepare(preset), resume)
+
+
+def run_prepared(prepared: Prepared, resume: Path | None = None) -> Run:
+    """Trains what `prepare` built."""
+    from fclip.training import train
+
+    run = train(prepared.preset, prepared.model, prepared.pictures, prepared.evaluate, resume)
     _say_skipped(run)
-    _say(f"best checkpoint: {out / 'best'} (score {run.best:.3f}); to resume from: {out / 'last'}")
+    _say(f"best checkpoint: {run.out / 'best'} (score {run.best:.3f}); to resume from: {run.out / 'last'}")
     return run
 
 
