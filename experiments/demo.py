@@ -2,14 +2,15 @@
 
     python -m experiments.demo --out runs/demo
 
-Draws a catalogue, measures the untrained model, trains, measures again on the test split, indexes, asks one question
-of words and a picture, and leaves a self-contained page, OUT/report.html.
+Draws a catalogue, measures the untrained model, trains, measures again on the test split, indexes it, asks with words,
+with words and a picture, and with a filter, and leaves a self-contained page, OUT/report.html.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -23,166 +24,209 @@ from fclip.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from PIL.Image import Image
+
+    from fclip.index import Answer
+    from fclip.recommend import Recommender
 
 HERE = Path(__file__).parent
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+MARK = "demo.txt"  # tells a folder that may be replaced from one that may not
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command(help=__doc__)
+@app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything that is made; replaced.")] = Path("runs/demo"),
-    preset: Annotated[Path, typer.Option(help="What is trained.")] = HERE / "presets" / "drawn.yaml",
-    override: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of the preset; may be repeated.")] = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="For all that is made; an earlier demo is replaced.")] = (
+        Path("runs/demo")
+    ),
+    preset: Annotated[Path, typer.Option(metavar="FILE", help="What is trained; its catalogue must be drawn.")] = (
+        HERE / "presets" / "drawn.yaml"
+    ),
+    override: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the preset; may be repeated.")
+    ] = None,
 ) -> None:
-    """Runs the main job and writes the report."""
-    import shutil
+    """The main job from end to end, offline, on drawn garments; leaves OUT/report.html.
 
+    \b
+    python -m experiments.demo
+    python -m experiments.demo --out runs/small --override epochs=1 --override "data.catalogue=[drawn:200]"
+
+    Draws a catalogue, measures the untrained model, trains, measures again on the test split, indexes it and asks.
+    """
+    from fclip.config import load_preset
+    from fclip.files import write_text
+    from fclip.machine import tune_cpu
+
+    began = time.monotonic()
+    settings = load_preset(preset, [*(override or []), f"out={out}"])
+    _make_room(out)
+    tune_cpu()
+    values = _run(settings, out)
+    minutes = (time.monotonic() - began) / 60
+    write_text(out / "report.html", _page(**values, minutes=minutes))
+    print(f"done in {minutes:.1f} minutes; open {out / 'report.html'}")
+
+
+def _make_room(out: Path) -> None:
+    """Removes an earlier demo, and never anything else."""
+    from fclip.files import write_text
+
+    if out.exists() and not (out / MARK).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} is not of an earlier demo, so it is not replaced; choose another --out")
+    shutil.rmtree(out, ignore_errors=True)
+    try:
+        out.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot make folder {out}: {error.strerror}; choose another --out") from None
+    write_text(out / MARK, "Made by python -m experiments.demo; the next one replaces this whole folder.\n")
+
+
+def _run(settings: Any, out: Path) -> dict[str, Any]:
+    """The five steps; returns what the page shows."""
     from eval.compare import compare
     from eval.surfacing import run_surfacing
     from experiments.train import prepare, run_prepared
     from fclip.catalogue import open_catalogue, save_catalogue
+    from fclip.catalogue.schema import check_groups, select_split
     from fclip.checkpoint import load_checkpoint, save_checkpoint
-    from fclip.config import load_preset
     from fclip.index import build_index
-    from fclip.machine import tune_cpu
-
-    began = time.monotonic()
-    tune_cpu()
-    settings = load_preset(preset, [*(override or []), f"out={out}"])
-    shutil.rmtree(out, ignore_errors=True)
+    from fclip.recommend import Recommender
 
     _step(1, "drawing garments")
     garments = out / "catalogue"
-    save_catalogue(open_catalogue(settings.data.catalogue), garments)
-    settings = replace(settings, data=replace(settings.data, catalogue=(str(garments),)))
+    save_catalogue(open_catalogue(settings.data.catalogue, format=settings.data.format), garments)
+    settings = replace(settings, data=replace(settings.data, catalogue=(str(garments),), format=None))
     catalogue = open_catalogue(garments)
+    check_groups(catalogue, ["category", "colour"])  # what is asked for below
 
     _step(2, "measuring the untrained model")
     prepared = prepare(settings)
     save_checkpoint(prepared.model, out / "untrained")
-    before = run_surfacing(out / "untrained", garments, "test", out / "untrained.json", baselines=True, progress=False)
+    before = run_surfacing(out / "untrained", garments, "test", out / "untrained.json", progress=False)
 
     _step(3, "training")
     run_prepared(prepared)
 
     _step(4, "measuring the trained model")
-    after = run_surfacing(out / "best", garments, "test", out / "trained.json", baselines=True, progress=False)
-    files = [out / "untrained.json", out / "trained.json"]
-    tables, notes = compare(files, out / "table.md", out / "pca.png")
+    after = run_surfacing(out / "best", garments, "test", out / "trained.json", progress=False)
+    tables, notes = compare([out / "untrained.json", out / "trained.json"], out / "table.md", out / "pca.png")
 
     _step(5, "indexing the test garments and asking")
-    from fclip.catalogue.schema import select_split
-
-    test = select_split(catalogue, "test")
-    index = build_index(out / "index", load_checkpoint(out / "best"), test, str(out / "best"))
-    questions = _ask(index, test, out)
-    curve = _curve(out)
-    seconds = time.monotonic() - began
-    about = {"minutes": seconds / 60, "pictures": len(catalogue), "examples": _examples(test), "pca": out / "pca.png"}
-    page = _page(tables=tables, notes=notes, before=before, after=after, questions=questions, curve=curve, **about)
-    from fclip.files import write_text
-
-    write_text(out / "report.html", page)
-    print(f"done in {seconds / 60:.1f} minutes; open {out / 'report.html'}")
+    test, model = select_split(catalogue, "test"), load_checkpoint(out / "best")
+    recommender = Recommender(build_index(out / "index", model, test, str(out / "best")), model)
+    return {
+        "pictures": len(catalogue),
+        "examples": _png(_examples(test)),
+        "before": before,
+        "after": after,
+        "tables": tables,
+        "notes": notes,
+        "curve": _curve(out),
+        "pca": _uri((out / "pca.png").read_bytes()),
+        "questions": _ask(recommender, test, out),
+    }
 
 
 def _step(number: int, what: str) -> None:
     print(f"[{number}/5] {what}", file=sys.stderr, flush=True)
 
 
-def _ask(index: Any, test: Dataset, out: Path) -> list[dict[str, Any]]:
-    """Words alone, a picture alone, and both: a garment "like this, but …"."""
+def _ask(recommender: Recommender, test: Dataset, out: Path) -> list[dict[str, Any]]:
+    """Words alone; a picture with words, "like this, but …"; and both with a filter."""
     from fclip.contact_sheet import contact_sheet, save_contact_sheet
-    from fclip.recommend import Recommender
+    from fclip.images import decode
 
-    recommender = Recommender(index, _model_of(index))
-    row = next(i for i, a in enumerate(test["attributes"][:]) if a["category"] == "dress" and a["colour"] != "red")
+    garments = test["attributes"][:]
+    fitting = (i for i, a in enumerate(garments) if a["category"] == "dress" and a["colour"] != "red")
+    row = next(fitting, 0)
+    other = next((c for c in recommender.index.values("category") if c != garments[row]["category"]), "dress")
     photo = test[row]["image"]
     asked: list[tuple[list[str], list[Any], dict[str, str]]] = [
         (["red striped dress"], [], {}),
-        (["red dress"], [photo], {}),
-        (["striped"], [photo], {"category": "t-shirt"}),
+        (["red"], [photo], {}),
+        (["striped"], [photo], {"category": other}),
     ]
     questions = []
     for number, (texts, images, where) in enumerate(asked, start=1):
         answers = recommender.ask(texts, images, where, k=4)
-        shown = ", ".join(f"{k}={v}" for k, v in where.items())
-        sheet = contact_sheet(answers, texts, images, shown)
-        save_contact_sheet(out / f"question{number}.png", sheet)
-        questions.append({"texts": texts, "where": shown, "sheet": _png(sheet), "photo": bool(images)})
+        filters = ", ".join(f"{group}={value}" for group, value in where.items())
+        save_contact_sheet(out / f"question{number}.png", contact_sheet(answers, texts, images, filters))
+        photos = [_png(decode(image)) for image in images]
+        questions.append({"texts": texts, "where": filters, "photos": photos, "answers": list(map(_shown, answers))})
     return questions
 
 
-def _model_of(index: Any) -> Any:
-    from fclip.checkpoint import load_checkpoint
+def _shown(answer: Answer) -> dict[str, str]:
+    from fclip.contact_sheet import in_words
 
-    return load_checkpoint(index.about["checkpoint"])
+    words = answer.title or in_words(answer.attributes)
+    return {"picture": _uri(answer.thumbnail, "jpeg"), "score": f"{answer.score:.3f}", "words": words}
 
 
-def _examples(test: Dataset, number: int = 12) -> str:
-    """Some garments side by side, as a data URI."""
-    from PIL import Image
+def _examples(test: Dataset, number: int = 12, side_px: int = 128) -> Image:
+    """A picture of each of the first products, side by side in rows of six."""
+    from PIL import Image, ImageOps
 
     from fclip.images import decode
 
-    pictures = [decode(cell) for cell in test.select(range(0, 2 * number, 2))["image"]]
-    strip = Image.new("RGB", (sum(p.width for p in pictures[:6]), 2 * pictures[0].height))
-    for place, picture in enumerate(pictures):
-        strip.paste(picture, ((place % 6) * picture.width, (place // 6) * picture.height))
-    return _png(strip)
+    first = {item: row for row, item in reversed(list(enumerate(test["item"])))}  # product → its first row
+    rows = sorted(first.values())[:number]
+    across = min(6, len(rows))
+    strip = Image.new("RGB", (across * side_px, -(-len(rows) // across) * side_px), "white")
+    for place, cell in enumerate(test.select(rows)["image"]):
+        picture = ImageOps.pad(decode(cell, side_px), (side_px, side_px), color="white")
+        strip.paste(picture, (place % across * side_px, place // across * side_px))
+    return strip
 
 
 def _curve(out: Path) -> str:
     """Loss and validation accuracy over time, as a data URI."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     from fclip.training import read_history
 
     history = read_history(out)
-    losses = [(h["minutes"], h["loss"]) for h in history if "loss" in h]
-    scores = [(h["minutes"], h["text_sfa"], h["attribute_sfa"]) for h in history if "text_sfa" in h]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    left.plot(*zip(*losses, strict=True), color="#444")
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    losses = [h for h in history if "loss" in h]
+    left.plot([h["minutes"] for h in losses], [h["loss"] for h in losses], ".-", color="#444")
     left.set(xlabel="minutes", ylabel="training loss")
-    minutes, text, attribute = zip(*scores, strict=True)
-    right.plot(minutes, text, "o-", label="text SFA")
-    right.plot(minutes, attribute, "s-", label="attribute SFA")
-    right.set(xlabel="minutes", ylabel="validation split", ylim=(0, 1))
-    right.legend()
+    scores = [h for h in history if "text_sfa" in h]
+    for key, label, style in (("text_sfa", "text", "o-"), ("attribute_sfa", "attribute", "s-")):
+        right.plot([h["minutes"] for h in scores], [h[key] for h in scores], style, label=label)
+    right.set(xlabel="minutes", ylabel="surfacing accuracy", ylim=(0, 1.02))
+    right.legend(loc="lower right")
     stream = io.BytesIO()
-    figure.savefig(stream, dpi=110)
-    pyplot.close(figure)
+    figure.savefig(stream, dpi=110, format="png")
     return _uri(stream.getvalue())
 
 
-def _png(picture: Any) -> str:
+def _png(picture: Image) -> str:
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     return _uri(stream.getvalue())
 
 
-def _uri(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+def _uri(data: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode()
 
 
-def _page(pca: Path, **values: Any) -> str:
+def _page(**values: Any) -> str:
     """The report, with every picture inside it."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("demo.html.j2").render(pca=_uri(pca.read_bytes()), **values)
+    return environment.get_template("demo.html.j2").render(**values)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the program; a user's mistake is one line and exit code 2."""
+    """Runs the program; a user's mistake is one line on stderr and exit code 2."""
     try:
-        app(args=list(argv) if argv is not None else None)
+        app(args=None if argv is None else list(argv), prog_name="python -m experiments.demo")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -1,68 +1,89 @@
 """The `fclip` command: look at a catalogue, draw one, index it, ask it.
 
+    fclip search garments-index --text "red summer dress" --image photo.jpg --where gender=Women -k 4
+
 Training is `accelerate launch -m experiments.train`, measuring `python -m eval`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fclip.errors import UserError
+from fclip.errors import UserError, nearest
+from fclip.files import writable, write_json
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    help="Catalogues, indexes and questions. Train with `accelerate launch -m experiments.train`, measure with "
-    "`python -m eval`.",
-)
+if TYPE_CHECKING:
+    from fclip.index import Answer, Index
 
-Catalogues = Annotated[
-    list[str],
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+SOURCE = "A table, folder, shards, hub name or drawn:ITEMS; several are joined."
+Format = Annotated[
+    str | None, typer.Option("--format", metavar="NAME", help="Of the catalogue; recognised when not given.")
+]
+Columns = Annotated[
+    list[str] | None,
     typer.Option(
-        "--catalogue", help="A table, folder, shards, hub name or drawn:ITEMS; several are joined.", show_default=False
+        "--map",
+        metavar="NAME=COLUMN",
+        help="Columns of a table: id=sku, item=style, image=file, attributes=colour,size.",
     ),
 ]
-Format = Annotated[str | None, typer.Option(help="The catalogue's format, when it cannot be told from the path.")]
-Mapping = Annotated[
-    list[str] | None,
-    typer.Option("--map", help="Columns of a table: id=sku, item=style, image=file, attributes=colour,size."),
-]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run of this command wrote.")]
+
+
+@app.callback()
+def _program() -> None:
+    """Look at a catalogue of products, index it, and ask it with words, photographs and filters.
+
+    \b
+    fclip draw garments --items 1000
+    fclip catalogue garments
+    fclip index --checkpoint runs/demo/best --catalogue garments --out garments-index
+    fclip search garments-index --text "red dress" --where category=dress
+
+    Train with `accelerate launch -m experiments.train`, measure with `python -m eval`.
+    """
 
 
 @app.command()
 def catalogue(
-    path: Annotated[list[str], typer.Argument(help="A table, folder, shards, hub name or drawn:ITEMS.")],
-    format: Format = None,  # noqa: A002
-    map: Mapping = None,  # noqa: A002
-    save: Annotated[Path | None, typer.Option(help="Write it as one portable folder.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+    path: Annotated[list[str], typer.Argument(metavar="PATH", help=SOURCE)],
+    catalogue_format: Format = None,
+    columns: Columns = None,
+    save: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write it as one portable folder.")] = None,
+    overwrite: Overwrite = False,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as JSON.")] = None,
     check_images: Annotated[bool, typer.Option(help="Decode every picture to find unreadable ones.")] = True,
-    strict: Annotated[bool, typer.Option(help="Exit with 2 when anything is wrong with it.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 when anything is wrong with it.")] = False,
 ) -> None:
     """Print what is inside a catalogue, and what is wrong with it.
 
+    \b
+    fclip catalogue garments.csv --map id=sku --map image=file --save garments
+
     Items, splits, attribute groups and values, missing values, unreadable pictures, duplicate ids, and products that
     are in two splits.
-
-    Example: fclip catalogue garments.csv --map id=sku --map image=file --save garments
     """
     from fclip.catalogue import open_catalogue, save_catalogue
     from fclip.catalogue.report import describe, problems, render
-    from fclip.catalogue.table import columns_from_pairs
-    from fclip.files import write_json
 
-    opened = open_catalogue(path, format=format, columns=columns_from_pairs(map) if map else None)
-    report = describe(opened, check_images=check_images)
+    _check_free_for_catalogue(save, overwrite)
+    if json is not None:
+        writable(json)
+    progress = _progress()
+    opened = open_catalogue(path, format=catalogue_format, columns=_columns(columns))
+    report = describe(opened, check_images, progress)
     render(report)
-    if json:
+    if json is not None:
         write_json(json, report)
-    if save:
-        save_catalogue(opened, save)
+    if save is not None:
+        save_catalogue(opened, save, overwrite=overwrite)
         print(f"saved {len(opened)} pictures to {save}", file=sys.stderr)
     if strict and problems(report):
         raise UserError(f"{' '.join(path)}: {'; '.join(problems(report))}")
@@ -70,37 +91,46 @@ def catalogue(
 
 @app.command()
 def draw(
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where it goes.")],
     items: Annotated[int, typer.Option(help="Products.")] = 1000,
     views: Annotated[int, typer.Option(help="Pictures of each product.")] = 2,
     size_px: Annotated[int, typer.Option("--size", help="Width and height in pixels.")] = 128,
     seed: Annotated[int, typer.Option(help="The same seed draws the same garments.")] = 0,
     pose: Annotated[float, typer.Option(help="Strength of shift, scale and rotation; 0: none.")] = 1.0,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Draw a catalogue of garments with known attributes, boxes and landmarks.
+    """Draw garments with known attributes, boxes and landmarks.
 
-    Example: fclip draw garments --items 2000
+    \b
+    fclip draw garments --items 2000
     """
     from fclip.catalogue import save_catalogue
     from fclip.catalogue.drawn import draw_catalogue
 
-    drawn = draw_catalogue(items, views, size_px, seed, pose, progress=True)
-    save_catalogue(drawn, out)
+    _check_free_for_catalogue(out, overwrite)
+    drawn = draw_catalogue(items, views, size_px, seed, pose, progress=_progress())
+    save_catalogue(drawn, out, overwrite=overwrite)
     print(f"{len(drawn)} pictures of {items} products in {out}", file=sys.stderr)
 
 
 @app.command()
 def index(
-    catalogue: Catalogues,
-    checkpoint: Annotated[Path, typer.Option(help="A checkpoint folder, e.g. runs/demo/best.")],
-    out: Annotated[Path, typer.Option(help="The index folder to write.")],
+    catalogue: Annotated[list[str], typer.Option(metavar="PATH", help=SOURCE)],
+    checkpoint: Annotated[Path, typer.Option(metavar="FOLDER", help="A checkpoint, e.g. runs/demo/best.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The index to write.")],
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
-    format: Format = None,  # noqa: A002
-    overwrite: Annotated[bool, typer.Option(help="Replace an index that is there.")] = False,
+    catalogue_format: Format = None,
+    columns: Columns = None,
+    overwrite: Overwrite = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures embedded at once.")] = 64,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures; 0: no further one.")] = 0,
 ) -> None:
     """Embed a catalogue into an index that can be asked.
 
-    Example: fclip index --checkpoint runs/demo/best --catalogue garments --out garments-index
+    \b
+    fclip index --checkpoint runs/demo/best --catalogue garments --out garments-index
+
+    Pictures that cannot be read are left out and listed in the index's index.json.
     """
     from fclip.catalogue import open_catalogue
     from fclip.catalogue.schema import select_split
@@ -108,9 +138,12 @@ def index(
     from fclip.index import build_index
     from fclip.machine import tune_cpu
 
+    _check_free(out, overwrite)
     tune_cpu()
-    pictures = select_split(open_catalogue(catalogue, format=format), split)
-    built = build_index(out, load_checkpoint(checkpoint), pictures, str(checkpoint), overwrite, progress=True)
+    progress = _progress()
+    pictures = select_split(open_catalogue(catalogue, format=catalogue_format, columns=_columns(columns)), split)
+    model = _on_accelerator(load_checkpoint(checkpoint))
+    built = build_index(out, model, pictures, str(checkpoint), overwrite, progress, batch_size, workers)
     skipped = built.about["skipped"]
     for identity, reason in skipped[:10]:
         print(f"skipped {identity}: {reason}", file=sys.stderr)
@@ -120,70 +153,156 @@ def index(
 
 @app.command()
 def search(
-    index: Annotated[Path, typer.Argument(help="An index folder.")],
-    text: Annotated[list[str] | None, typer.Option(help="Words; may be repeated.")] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="A photograph; may be repeated.")] = None,
-    where: Annotated[list[str] | None, typer.Option(help="COLUMN=VALUE, or COLUMN=ONE|OTHER; may be repeated.")] = None,
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Its folder.")],
+    text: Annotated[list[str] | None, typer.Option(metavar="WORDS", help="May be repeated.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A photograph; may be repeated.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GROUP=VALUE", help="Only such products; or GROUP=ONE|OTHER. May be repeated."),
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of products.")] = 4,
     text_weight: Annotated[float, typer.Option(help="Weight of the words against the photographs, 0 to 1.")] = 0.5,
-    sheet: Annotated[Path, typer.Option(help="The contact sheet to write (PNG).")] = Path("search.png"),
-    checkpoint: Annotated[Path | None, typer.Option(help="The model, when it has moved since indexing.")] = None,
+    sheet: Annotated[Path, typer.Option(metavar="FILE", help="The contact sheet to write (PNG).")] = Path("search.png"),
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write question and answers as JSON.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The model, when it has moved since indexing.")
+    ] = None,
 ) -> None:
-    """Ask an index with words, photographs and filters; prints a table and writes a contact sheet.
+    """Ask an index with words, photographs and filters.
 
-    Example: fclip search garments-index --text "red summer dress" --image photo.jpg --where "gender=Women" -k 4
+    \b
+    fclip search garments-index --text "red summer dress" -k 8
+    fclip search garments-index --image photo.jpg --where "colour=red|pink"
+    fclip search garments-index --image photo.jpg --text "in green" --json out.json
+
+    Prints the answers and draws them on a contact sheet. The score is the cosine similarity of question and picture,
+    -1 to 1. Every product is shown once, with the picture that fits best.
     """
     from fclip.contact_sheet import contact_sheet, save_contact_sheet
     from fclip.machine import tune_cpu
     from fclip.recommend import Recommender
 
+    texts, images, filters = text or [], image or [], parse_where(where or [])
+    for file in (sheet, *([json] if json is not None else [])):
+        writable(file)
     tune_cpu()
     recommender = Recommender.open(index, checkpoint)
-    filters = parse_where(where or [])
-    texts, images = text or [], image or []
-    for words in texts:
-        unknown = recommender.model.tokenizer.unknown_words(words)
-        if unknown:
-            print(f"note: the model never saw {', '.join(unknown)} in training", file=sys.stderr)
     answers = recommender.ask(texts, images, filters, k, text_weight)
-    _print_answers(answers)
-    shown = ", ".join(where or [])
-    save_contact_sheet(sheet, contact_sheet(answers, texts, images, shown))
+    for note in [*_unknown_words(recommender.model, texts), *_unknown_values(recommender.index, filters)]:
+        print(f"note: {note}", file=sys.stderr)
+    _print_answers(answers, filters)
+    save_contact_sheet(sheet, contact_sheet(answers, texts, images, in_words(filters)))
     print(f"contact sheet: {sheet}", file=sys.stderr)
+    if json is not None:
+        question = {"texts": texts, "images": list(map(str, images)), "where": filters, "text_weight": text_weight}
+        write_json(json, {"index": str(index), **question, "answers": list(map(_plain, answers))})
+        print(f"written: {json}", file=sys.stderr)
 
 
 def parse_where(conditions: Sequence[str]) -> dict[str, list[str]]:
-    """COLUMN=VALUE and COLUMN=ONE|OTHER → column → values.
+    """GROUP=VALUE and GROUP=ONE|OTHER → group → values.
 
     Raises:
-        UserError: no such form, or a column twice.
+        UserError: no such form, or a group twice.
     """
     filters: dict[str, list[str]] = {}
     for condition in conditions:
-        column, equals, values = condition.partition("=")
-        if not equals or not column.strip() or not values.strip():
-            raise UserError(f"expected --where COLUMN=VALUE, got {condition!r}")
-        if column.strip() in filters:
-            raise UserError(f"--where names {column.strip()} twice; write {column.strip()}=ONE|OTHER")
-        filters[column.strip()] = [v.strip() for v in values.split("|")]
+        group, _, rest = condition.partition("=")
+        group, values = group.strip(), [value.strip() for value in rest.split("|")]
+        if not group or not all(values):
+            raise UserError(f"expected --where GROUP=VALUE or GROUP=ONE|OTHER, got {condition!r}")
+        if group in filters:
+            raise UserError(f"--where names {group} twice; write --where '{group}=ONE|OTHER'")
+        filters[group] = values
     return filters
 
 
-def _print_answers(answers: Sequence[Any]) -> None:
+def in_words(filters: Mapping[str, Sequence[str]]) -> str:
+    """Filters as one line, e.g. "colour=red|pink, gender=Women"."""
+    return ", ".join(f"{group}={'|'.join(values)}" for group, values in filters.items())
+
+
+def _columns(pairs: list[str] | None) -> Any:
+    from fclip.catalogue.table import columns_from_pairs
+
+    return columns_from_pairs(pairs) if pairs else None
+
+
+def _check_free(folder: Path | None, overwrite: bool) -> None:
+    """Fails before the work rather than after it."""
+    if folder is not None and folder.exists() and not overwrite:
+        raise UserError(f"{folder} exists already; choose another name, or replace it with --overwrite")
+
+
+def _check_free_for_catalogue(folder: Path | None, overwrite: bool) -> None:
+    from fclip.catalogue.storage import is_saved
+
+    _check_free(folder, overwrite)
+    if folder is not None and folder.is_dir() and any(folder.iterdir()) and not is_saved(folder):
+        raise UserError(f"{folder} is not a saved catalogue, so it is not overwritten; choose another name")
+
+
+def _progress() -> bool:
+    """Whether to show bars; a log file gets none, not even those of the datasets library."""
+    from datasets import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    return sys.stderr.isatty()
+
+
+def _on_accelerator(model: Any) -> Any:
+    import torch
+
+    return model.to("cuda") if torch.cuda.is_available() else model
+
+
+def _unknown_words(model: Any, texts: Sequence[str]) -> list[str]:
+    unknown = [word for words in texts for word in model.tokenizer.unknown_words(words)]
+    return [f"the model never saw {', '.join(unknown)} in training"] if unknown else []
+
+
+def _unknown_values(index: Index, filters: Mapping[str, Sequence[str]]) -> list[str]:
+    """A sentence for every value that no product of the index has."""
+    notes = []
+    for group, values in filters.items():
+        known = index.values(group)
+        notes += [f"no product has {group}={value}; {nearest(value, known)}" for value in values if value not in known]
+    return notes
+
+
+def _print_answers(answers: Sequence[Answer], filters: Mapping[str, Sequence[str]]) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("", "score", "id", "product", "attributes")
+    from fclip import contact_sheet
+
+    if not answers:
+        print(f"no product fits {in_words(filters)}")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", justify="right")
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("id", overflow="fold", max_width=24)
+    table.add_column("product", overflow="fold", max_width=28)
+    table.add_column("attributes", overflow="fold")
     for place, answer in enumerate(answers, start=1):
-        words = ", ".join(" and ".join(v) if isinstance(v, list) else str(v) for v in answer.attributes.values())
-        table.add_row(str(place), f"{answer.score:.3f}", answer.id, answer.title or answer.item, words)
-    Console().print(table if answers else "no product fits these filters")
+        told = (answer.id, answer.title or answer.item, contact_sheet.in_words(answer.attributes))
+        table.add_row(str(place), f"{answer.score:.3f}", *map(Text, told))
+    Console().print(table)
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    """An answer for JSON: all but the thumbnail."""
+    return {name: getattr(answer, name) for name in ("id", "item", "title", "score", "attributes")}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command; a user's mistake is one line and exit code 2."""
+    """Runs the command; a user's mistake is one line on stderr and exit code 2."""
     try:
-        app(args=list(argv) if argv is not None else None)
+        app(args=None if argv is None else list(argv), prog_name="fclip")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        raise SystemExit(2) from None

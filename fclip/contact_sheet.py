@@ -1,9 +1,18 @@
-"""A contact sheet: the question above, the answers below, as one picture that a person can judge at a glance."""
+"""A contact sheet: the question above, the answers below, as one picture that a person can judge at a glance.
+
+    save_contact_sheet("search.png", contact_sheet(recommender.ask(["red dress"]), texts=["red dress"]))
+
+Strips as wide as the sheet (the words, rows of photographs, rows of answers) are drawn one by one and stacked. A row is
+as high as its highest picture and its longest caption, so that nothing overlaps and little is empty.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -11,8 +20,29 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from fclip.images import Source, decode
 from fclip.index import Answer
 
-CELL_W, CELL_H, GAP, LINE = 200, 250, 14, 17
-INK, PALE, PAPER = (25, 25, 28), (110, 110, 118), (255, 255, 255)
+CELL_W, CELL_H, GAP = 240, 300, 20  # pixels; a picture is fitted into a cell
+INK, GREY, LINE, GROUND, PAPER = "#19191c", "#5c5c66", "#d9d9de", "#f4f4f6", "#ffffff"
+ENLARGED = 2  # the largest enlargement of a small picture
+LEADING = 1.35  # line height per font size
+
+
+@dataclass(frozen=True)
+class _Words:
+    """A text that takes at most `lines` lines of `size_px`."""
+
+    text: str
+    size_px: int = 14
+    ink: str = GREY
+    bold: bool = False
+    lines: int = 1
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A picture with words below."""
+
+    picture: Image.Image
+    caption: Sequence[_Words] = ()
 
 
 def contact_sheet(
@@ -28,29 +58,22 @@ def contact_sheet(
         answers: best first.
         texts, images: the question.
         where: the filters, in words.
-        columns: answers per row.
+        columns: the most pictures in a row.
+
+    Raises:
+        UnreadableImageError: one of the question's pictures.
     """
-    rows = max(1, -(-len(answers) // columns))
-    cells = max(columns, len(images), 2)
-    head = GAP + 3 * LINE + (CELL_H + GAP if images else 0)
-    foot = 4 * LINE
-    size = (GAP + cells * (CELL_W + GAP), head + rows * (CELL_H + foot + GAP) + GAP)
-    sheet = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(sheet)
-    question = " + ".join([*(f"“{t}”" for t in texts), *([f"{len(images)} photo(s)"] if images else [])])
-    _write(draw, (GAP, GAP), question, 18, INK, size[0] - 2 * GAP)
-    _write(draw, (GAP, GAP + 1.5 * LINE), where or "no filters", 13, PALE, size[0] - 2 * GAP)
-    for column, source in enumerate(images):
-        _paste(sheet, decode(source, CELL_W), (GAP + column * (CELL_W + GAP), GAP + 3 * LINE))
-    for place, answer in enumerate(answers):
-        x = GAP + (place % columns) * (CELL_W + GAP)
-        y = head + (place // columns) * (CELL_H + foot + GAP)
-        _paste(sheet, Image.open(io.BytesIO(answer.thumbnail)), (x, y))
-        _write(draw, (x, y + CELL_H + 3), f"{place + 1}.  {answer.score:.3f}   {answer.id}", 13, INK, CELL_W)
-        about = [answer.title or "", ", ".join(_words(v) for v in answer.attributes.values())]
-        for line, text in enumerate(t for t in about if t):
-            _write(draw, (x, y + CELL_H + 3 + (line + 1) * LINE), text, 12, PALE, CELL_W)
-    return sheet
+    columns = min(columns, max(len(answers), len(images), 2))
+    width = GAP + columns * (CELL_W + GAP)
+    asked = [_Cell(decode(source, CELL_H)) for source in images]
+    found = [_Cell(Image.open(io.BytesIO(a.thumbnail)), _caption(n, a)) for n, a in enumerate(answers, start=1)]
+    strips = [_text_strip(_question(texts, len(images), where), width)]
+    strips += [_row(asked[start : start + columns], width) for start in range(0, len(asked), columns)]
+    strips.append(_rule(width))
+    strips += [_row(found[start : start + columns], width) for start in range(0, len(found), columns)]
+    if not found:
+        strips.append(_text_strip([_Words("No product fits.", 18, INK)], width))
+    return _stack(strips)
 
 
 def save_contact_sheet(file: str | Path, sheet: Image.Image) -> None:
@@ -62,26 +85,109 @@ def save_contact_sheet(file: str | Path, sheet: Image.Image) -> None:
     from fclip.files import write_bytes
 
     stream = io.BytesIO()
-    sheet.save(stream, "PNG")
+    sheet.save(stream, "PNG", optimize=True)
     write_bytes(file, stream.getvalue())
 
 
-def _words(value: object) -> str:
-    return " and ".join(value) if isinstance(value, list) else str(value)
+def in_words(attributes: dict[str, str | list[str]]) -> str:
+    """The values of an answer's attributes, e.g. "dress, red, belt and buttons"."""
+    return ", ".join(" and ".join(v) if isinstance(v, list) else v for v in attributes.values())
 
 
-def _paste(sheet: Image.Image, picture: Image.Image, corner: tuple[int, int]) -> None:
-    """The whole picture, centred in its cell."""
-    fitted = ImageOps.contain(picture.convert("RGB"), (CELL_W, CELL_H))
-    x, y = corner[0] + (CELL_W - fitted.width) // 2, corner[1] + (CELL_H - fitted.height) // 2
-    sheet.paste(fitted, (x, y))
+def _question(texts: Sequence[str], photos: int, where: str) -> list[_Words]:
+    parts = [*(f"“{text}”" for text in texts), *([f"{photos} photo{'s' * (photos > 1)}"] if photos else [])]
+    return [_Words(" + ".join(parts), 20, INK, True, lines=3), _Words(where or "no filters", 15, lines=2)]
 
 
-def _write(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, px: int, ink: object, width: int) -> None:
-    """One line, shortened with an ellipsis where it would run over."""
-    font = ImageFont.load_default(px)
-    if draw.textlength(text, font=font) > width:
-        while text and draw.textlength(text + "…", font=font) > width:
-            text = text[:-1]
-        text += "…"
-    draw.text(at, text, fill=ink, font=font)
+def _caption(place: int, answer: Answer) -> list[_Words]:
+    return [
+        _Words(f"{place}.  {answer.score:.3f}", 17, INK, True),
+        _Words(answer.title or answer.item, 15, INK, lines=2),
+        _Words(in_words(answer.attributes), 14, lines=4),
+        _Words(answer.id, 12),
+    ]
+
+
+def _row(cells: Sequence[_Cell], width: int) -> Image.Image:
+    """Pictures on a pale ground of common height, captions below."""
+    pictures = [_fitted(cell.picture) for cell in cells]
+    captions = [list(_lines(cell.caption, CELL_W)) for cell in cells]
+    height = max(picture.height for picture in pictures)
+    below = max(sum(_line_height(words) for words in caption) for caption in captions)
+    strip = Image.new("RGB", (width, height + below + GAP), PAPER)
+    draw = ImageDraw.Draw(strip)
+    for place, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        x = GAP + place * (CELL_W + GAP)
+        draw.rectangle((x, 0, x + CELL_W - 1, height - 1), GROUND)
+        strip.paste(picture, (x + (CELL_W - picture.width) // 2, (height - picture.height) // 2))
+        _write(draw, caption, x, height + 6)
+    return strip
+
+
+def _fitted(picture: Image.Image) -> Image.Image:
+    """The whole picture, within a cell; small ones are enlarged a little."""
+    box = (min(CELL_W, round(ENLARGED * picture.width)), min(CELL_H, round(ENLARGED * picture.height)))
+    return ImageOps.contain(picture.convert("RGB"), box, Image.Resampling.LANCZOS)
+
+
+def _text_strip(words: Sequence[_Words], width: int) -> Image.Image:
+    lines = list(_lines(words, width - 2 * GAP))
+    strip = Image.new("RGB", (width, sum(map(_line_height, lines)) + GAP), PAPER)
+    _write(ImageDraw.Draw(strip), lines, GAP, 0)
+    return strip
+
+
+def _rule(width: int) -> Image.Image:
+    strip = Image.new("RGB", (width, GAP), PAPER)
+    ImageDraw.Draw(strip).line((GAP, 0, width - GAP - 1, 0), LINE)
+    return strip
+
+
+def _stack(strips: Sequence[Image.Image]) -> Image.Image:
+    sheet = Image.new("RGB", (strips[0].width, GAP + sum(strip.height for strip in strips)), PAPER)
+    y = GAP
+    for strip in strips:
+        sheet.paste(strip, (0, y))
+        y += strip.height
+    return sheet
+
+
+def _write(draw: ImageDraw.ImageDraw, lines: Sequence[_Words], x: int, y: int) -> None:
+    for words in lines:
+        draw.text((x, y), words.text, fill=words.ink, font=_font(words.size_px, words.bold))
+        y += _line_height(words)
+
+
+def _line_height(words: _Words) -> int:
+    return round(LEADING * words.size_px)
+
+
+def _lines(texts: Sequence[_Words], width: int) -> Iterator[_Words]:
+    """Texts broken into lines that fit; what does not fit into its lines ends in an ellipsis."""
+    for words in texts:
+        font, rest = _font(words.size_px, words.bold), " ".join(words.text.split())
+        for line in range(words.lines):
+            if not rest:
+                break
+            shown = _head(rest, font, width, last=line == words.lines - 1)
+            rest = rest[len(shown) :].lstrip()
+            yield _Words(shown + "…" * bool(rest and line == words.lines - 1), words.size_px, words.ink, words.bold)
+
+
+def _head(text: str, font: ImageFont.FreeTypeFont, width: int, last: bool) -> str:
+    """The beginning of a text that fits into a line: whole words where possible, room for an ellipsis on the last."""
+    if font.getlength(text) <= width:
+        return text
+    room = width - (font.getlength("…") if last else 0)
+    end = max(1, bisect_right(range(len(text)), room, key=lambda n: font.getlength(text[:n])) - 1)
+    space = text.rfind(" ", 0, end + 1)
+    return text[: space if space > 0 and not last else end].rstrip()
+
+
+@lru_cache
+def _font(size_px: int, bold: bool) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, of matplotlib's wheel: knows accents, Greek and Cyrillic."""
+    import matplotlib
+
+    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+    return ImageFont.truetype(str(file), size_px)

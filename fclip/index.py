@@ -1,11 +1,17 @@
 """A searchable catalogue: vectors, attributes and thumbnails in LanceDB, in one folder.
 
-    index = build_index("garments-index", "runs/demo/best", open_catalogue("garments.csv"))
+    model = load_checkpoint("runs/demo/best")
+    index = build_index("garments-index", model, open_catalogue("garments.csv"), checkpoint="runs/demo/best")
     answers = index.search(query_vector(model, texts=["red dress"]), k=4, where={"gender": "Women"})
 
 LanceDB (Apache-2.0) is embedded, a plain folder that many processes read, and filters exactly. Filters are structured
-data (column → value or values), never text in a query language. The fingerprint of the model that made the vectors is
+data (group → value or values), never text in a query language. The fingerprint of the model that made the vectors is
 kept: vectors of another model mean nothing here, and are refused.
+
+    index.json   fingerprint and checkpoint of the model, attribute groups, pictures that were left out
+    lance/       the table: id, item, split, title, thumbnail, vector, and one column for each attribute group
+
+The column of a group is called by its place, group_0, group_1 …: a group may have any name, also "id" or "a.b`c".
 """
 
 from __future__ import annotations
@@ -13,16 +19,16 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import and_, or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from fclip.catalogue.schema import groups_of
 from fclip.errors import UserError, nearest
-from fclip.files import new_folder, read_json, write_json
+from fclip.files import expand, new_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,8 +37,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 TABLE = "pictures"
-THUMBNAIL_PX = 256
-OWN_COLUMNS = ("id", "item", "split", "title", "thumbnail", "vector", "_distance")
+THUMBNAIL_PX = 256  # longer side
+WRITTEN_AT_ONCE = 2048  # pictures; every write is a file and a version of the table
 Where = Mapping[str, "str | Sequence[str]"]
 
 
@@ -56,102 +62,135 @@ class Answer:
 
 
 class Index:
-    """An opened index. Use `open_index` or `build_index`."""
+    """An opened index. Use `open_index` or `build_index`.
 
-    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
-        import lancedb
+    Attributes:
+        folder: where it lies.
+        about: what index.json says.
+        groups: the attribute groups, which can be filtered on.
+    """
 
-        self.folder, self.about = folder, about
-        self._table = lancedb.connect(str(folder / "lance")).open_table(TABLE)
+    def __init__(self, folder: Path, about: dict[str, Any], table: Any) -> None:
+        self.folder, self.about, self._table = folder, about, table
+        self._columns = {group: f"group_{place}" for place, group in enumerate(about["groups"])}
 
     def __len__(self) -> int:
         return self._table.count_rows()
 
     @property
     def groups(self) -> list[str]:
-        """The columns that can be filtered on."""
-        return [name for name in self._table.schema.names if name not in OWN_COLUMNS]
+        return list(self._columns)
 
     def check_model(self, model: Model) -> None:
         """Raises UserError when the index holds another model's vectors."""
         if model.fingerprint != self.about["fingerprint"]:
+            checkpoint = f" ({self.about['checkpoint']})" * bool(self.about["checkpoint"])
             raise UserError(
-                f"the index {self.folder} was built by model {self.about['fingerprint']} ({self.about['checkpoint']}), "
-                f"got model {model.fingerprint}; search with that checkpoint or build the index again"
+                f"the index {self.folder} was built with model {self.about['fingerprint']}{checkpoint}, got model "
+                f"{model.fingerprint}; search with that checkpoint or build the index again"
             )
 
     def search(self, vector: np.ndarray, k: int = 10, where: Where | None = None) -> list[Answer]:
-        """The nearest products, best first, one picture (the nearest) of each.
+        """The nearest products, best first, one picture (the nearest) of each; fewer than k where no more fit.
 
         Args:
-            vector: query (D,).
+            vector: query (D,), of any length but zero.
             k: number of products.
-            where: column → value, or several of which any will do.
+            where: group → value, or several of which any will do. Of several groups, all must fit.
 
         Raises:
-            UserError: a column that is not there, or k below 1.
+            UserError: a group that is not there or is given no value, k below 1, or a vector of another dimension.
         """
         if k < 1:
             raise UserError(f"expected at least 1 answer, got k={k}")
         if vector.shape != (self.about["dimension"],):
             raise UserError(f"expected a vector of {self.about['dimension']} numbers, got shape {vector.shape}")
-        condition, total = self._condition(where or {}), len(self)
-        limit = 2 * k
+        query = self._table.search(vector.astype(np.float32)).distance_type("cosine")
+        if where:
+            query = query.where(self._condition(where))
+        query, limit = query.select(["item", "_distance"]).with_row_id(True), 2 * k
         while True:
-            query = self._table.search(vector.astype(np.float32)).distance_type("cosine").limit(limit)
-            rows = (query.where(condition) if condition is not None else query).to_list()
-            nearest_of_item: dict[str, dict[str, Any]] = {}
+            rows = query.limit(limit).to_arrow().to_pylist()
+            best: dict[str, dict[str, Any]] = {}  # product → its nearest picture
             for row in rows:
-                nearest_of_item.setdefault(row["item"], row)
-            if len(nearest_of_item) >= k or limit >= total:
-                return [self._answer(row) for row in list(nearest_of_item.values())[:k]]
-            limit = min(4 * limit, total)
+                best.setdefault(row["item"], row)
+            if len(best) >= k or len(rows) < limit:
+                return self._answers(list(best.values())[:k])
+            limit *= 4
 
     def values(self, group: str) -> dict[str, int]:
-        """The values of a column with their counts, the most frequent first."""
-        self._check(group)
-        column = self._table.to_lance().to_table(columns=[group])[group].combine_chunks()
-        flat = column.flatten() if pa.types.is_list(column.type) else column
+        """The values of a group and the number of pictures that have each, the most frequent first.
+
+        Raises:
+            UserError: a group that is not there.
+        """
+        column = self._column(group)
+        found = self._table.search().select([column]).to_arrow()[column]
+        flat = pc.list_flatten(found) if pa.types.is_list(found.type) else found
         counts = {c["values"]: c["counts"] for c in flat.value_counts().to_pylist() if c["values"] is not None}
-        return dict(sorted(counts.items(), key=lambda pair: -pair[1]))
+        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
-    def _check(self, group: str) -> None:
-        if group not in self.groups:
-            raise UserError(f"no column {group!r} in the index; {nearest(group, self.groups)}")
+    def _column(self, group: str) -> str:
+        if group not in self._columns:
+            raise UserError(f"no attribute group {group!r} in the index {self.folder}; {nearest(group, self.groups)}")
+        return self._columns[group]
 
-    def _condition(self, where: Where) -> Any:
-        from lancedb.expr import col, func, lit
+    def _condition(self, where: Where) -> str:
+        """SQL of column names and literals of LanceDB's own making; its expressions know no lists yet (0.40)."""
+        from lancedb.expr import col, lit
 
-        conditions = []
+        tests = []
         for group, wanted in where.items():
-            self._check(group)
-            values = [wanted] if isinstance(wanted, str) else list(wanted)
-            several = pa.types.is_list(self._table.schema.field(group).type)
-            tests = [func("array_has", col(group), lit(v)) if several else col(group) == lit(v) for v in values]
-            conditions.append(reduce(or_, tests))
-        return reduce(and_, conditions) if conditions else None
+            column, values = self._column(group), [wanted] if isinstance(wanted, str) else list(wanted)
+            if not values:
+                raise UserError(f"expected at least one value of {group} to filter by, got none; leave it out")
+            if pa.types.is_list(self._table.schema.field(column).type):
+                tests.append(" OR ".join(f"array_has({column}, {lit(value).to_sql()})" for value in values))
+            else:
+                tests.append(col(column).isin(values).to_sql())
+        return " AND ".join(f"({test})" for test in tests)
 
-    def _answer(self, row: dict[str, Any]) -> Answer:
-        attributes = {group: row[group] for group in self.groups if row[group]}
-        title, score = row.get("title"), 1 - row["_distance"]
-        return Answer(row["id"], row["item"], title, score, attributes, row["thumbnail"])
+    def _answers(self, found: list[dict[str, Any]]) -> list[Answer]:
+        """The rows of what `search` found, read in one go and put into its order again."""
+        if not found:
+            return []
+        columns = ["id", "item", "title", "thumbnail", *self._columns.values()]
+        query = self._table.take_row_ids([row["_rowid"] for row in found]).select(columns).with_row_id()
+        rows = {row["_rowid"]: row for row in query.to_arrow().to_pylist()}
+        return [self._answer(rows[row["_rowid"]], 1 - row["_distance"]) for row in found]
+
+    def _answer(self, row: dict[str, Any], score: float) -> Answer:
+        attributes = {group: row[column] for group, column in self._columns.items() if row[column]}
+        return Answer(row["id"], row["item"], row["title"], score, attributes, row["thumbnail"])
 
 
 def open_index(folder: str | Path) -> Index:
     """Opens an index.
 
     Raises:
-        UserError: no index there, or one of another format.
+        UserError: no index there, a damaged one, or one of another format.
     """
+    import lancedb
+
     folder = Path(folder)
-    if not (folder / "index.json").is_file():
+    if not is_index(folder):
         raise UserError(
             f"no index in {folder}; build one with: fclip index --checkpoint DIR --catalogue PATH --out {folder}"
         )
     about = read_json(folder / "index.json", "an index")
-    if about.get("format") != FORMAT:
-        raise UserError(f"expected index format {FORMAT}, got {about.get('format')!r} in {folder}; build it again")
-    return Index(folder, about)
+    found = about.get("format") if isinstance(about, dict) else None
+    if found != FORMAT:
+        raise UserError(f"expected index format {FORMAT}, got {found!r} in {folder}; build it again")
+    try:
+        return Index(folder, about, lancedb.connect(str(folder / "lance")).open_table(TABLE))
+    except (ValueError, KeyError, OSError, RuntimeError) as error:  # what LanceDB raises
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"the index {folder} is damaged: {reason}; build it again with --overwrite") from None
+
+
+def is_index(folder: Path) -> bool:
+    """Whether a folder was written by `build_index`."""
+    return (folder / "index.json").is_file()
 
 
 def build_index(
@@ -161,6 +200,8 @@ def build_index(
     checkpoint: str = "",
     overwrite: bool = False,
     progress: bool = False,
+    batch_size: int = 64,
+    workers: int = 0,
 ) -> Index:
     """Embeds a catalogue, batch by batch, into a new index; unreadable pictures are left out and listed in index.json.
 
@@ -169,64 +210,90 @@ def build_index(
         model: from `load_checkpoint`.
         catalogue: from `open_catalogue`.
         checkpoint: where the model came from, so that `fclip search` finds it again.
-        overwrite: replace an index that is there.
+        overwrite: replace an index that is there; nothing else is ever replaced.
         progress: show a progress bar.
+        batch_size: pictures embedded at once.
+        workers: processes that decode; 0: this one.
 
     Raises:
         UserError: the folder is in use, or no picture can be read.
     """
-    import lancedb
-
+    folder = Path(folder)
+    if overwrite and folder.exists() and not is_index(folder) and not _is_empty(folder):
+        raise UserError(f"{folder} is no index, so it is not overwritten; choose another name")
     skipped: list[tuple[str, str]] = []
     with new_folder(folder, overwrite) as beside:
         table = None
-        database = lancedb.connect(str(beside / "lance"))
-        for rows in _row_batches(model, catalogue, skipped, progress):
+        # One chunk after the other, and not LanceDB's streaming: that reads in a thread which outlives an interruption.
+        for chunk in _chunks(_row_batches(model, catalogue, skipped, batch_size, progress, workers)):
             if table is None:
-                table = database.create_table(TABLE, rows)
+                table = _new_table(beside, chunk)
             else:
-                table.add(rows)
+                table.add(chunk)
         if table is None:
-            first = skipped[0][1] if skipped else "the catalogue is empty"
-            raise UserError(f"no picture to index: {first}")
+            first = f"the first problem: {skipped[0][1]}" if skipped else "the catalogue is empty"
+            raise UserError(f"expected a picture to index, got none of {len(catalogue)}; {first}")
         about = {
             "format": FORMAT,
             "fingerprint": model.fingerprint,
             "model": model.name,
-            "checkpoint": str(Path(checkpoint).resolve()) if checkpoint else "",
+            "checkpoint": str(Path(expand(checkpoint)).resolve()) if checkpoint else "",
             "dimension": int(table.schema.field("vector").type.list_size),
             "pictures": table.count_rows(),
+            "groups": groups_of(catalogue),
             "skipped": [list(problem) for problem in skipped],
         }
         write_json(beside / "index.json", about)
     return open_index(folder)
 
 
+def _new_table(folder: Path, chunk: pa.Table) -> Any:
+    import lancedb  # not before the first chunk: the processes that decode have been forked then
+
+    return lancedb.connect(str(folder / "lance")).create_table(TABLE, chunk)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
 def _row_batches(
-    model: Model, catalogue: Dataset, skipped: list[tuple[str, str]], progress: bool
+    model: Model, catalogue: Dataset, skipped: list[tuple[str, str]], batch_size: int, progress: bool, workers: int
 ) -> Iterator[pa.Table]:
     from fclip.embedding import embed_batches
 
-    for part in embed_batches(model, catalogue, progress=progress):
+    for part in embed_batches(model, catalogue, batch_size, progress, workers):
         skipped += part.skipped
         if len(part.rows):
             yield _rows(catalogue.select(part.rows), part.vectors)
 
 
+def _chunks(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Tables of about `WRITTEN_AT_ONCE` rows."""
+    held: list[pa.Table] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(map(len, held)) >= WRITTEN_AT_ONCE:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
+
+
 def _rows(pictures: Dataset, vectors: np.ndarray) -> pa.Table:
+    """Some pictures and their vectors (N, D) as rows of the table."""
     table = pictures.with_format("arrow")[:]
     columns: dict[str, Any] = {name: table[name] for name in ("id", "item", "split")}
     columns["title"] = table["title"] if "title" in table.column_names else pa.nulls(len(table), pa.string())
-    attributes = table["attributes"].combine_chunks()
-    for field in attributes.type:
-        columns[field.name] = attributes.field(field.name)
     columns["thumbnail"] = pa.array([_thumbnail(cell) for cell in pictures["image"]], pa.binary())
-    flat = pa.array(vectors.reshape(-1), pa.float32())
-    columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), vectors.shape[1])
+    for place in range(table["attributes"].type.num_fields):
+        columns[f"group_{place}"] = pc.struct_field(table["attributes"], [place])
     return pa.table(columns)
 
 
 def _thumbnail(cell: Mapping[str, Any]) -> bytes:
+    """The picture as JPEG, `THUMBNAIL_PX` at its longer side; smaller ones keep their size."""
     from fclip.images import decode
 
     picture = decode(cell, THUMBNAIL_PX)

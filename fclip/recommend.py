@@ -42,7 +42,7 @@ def query_vector(
         parts.append((text_weight if images else 1.0, embed_texts(model, texts)))
     if images:
         parts.append((1 - text_weight if texts else 1.0, embed_pictures(model, images)))
-    return _unit(sum(weight * _unit(vectors.mean(axis=0)) for weight, vectors in parts))
+    return _unit(np.sum([weight * _unit(vectors.mean(axis=0)) for weight, vectors in parts], axis=0))
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
@@ -58,15 +58,22 @@ class Recommender:
 
     @classmethod
     def open(cls, index: str | Path, checkpoint: str | Path | None = None) -> Recommender:
-        """Opens an index folder and its checkpoint (the one it was built with, unless it has moved).
+        """Opens an index folder and its checkpoint: the one it was built with, unless another place is named.
 
         Raises:
             UserError: no index, no checkpoint, or a checkpoint of another model.
         """
-        from fclip.checkpoint import load_checkpoint
+        from fclip.checkpoint import is_checkpoint, load_checkpoint
 
         opened = open_index(index)
-        return cls(opened, load_checkpoint(checkpoint or opened.about["checkpoint"]))
+        known = opened.about["checkpoint"]
+        if checkpoint is None and not (known and is_checkpoint(known)):
+            found = f"which is no longer in {known}" if known else "and does not know where that lies"
+            raise UserError(
+                f"the index {index} was built with model {opened.about['fingerprint']}, {found}; "
+                "name its folder with --checkpoint DIR"
+            )
+        return cls(opened, load_checkpoint(known if checkpoint is None else checkpoint))
 
     def ask(
         self,

@@ -1,0 +1,250 @@
+"""The `fclip` command: every subcommand on a dozen products; a mistake is one line, exit code 2, and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from fclip.catalogue import open_catalogue, save_catalogue
+from fclip.checkpoint import save_checkpoint
+from fclip.cli import main, parse_where
+from fclip.errors import UserError
+from fclip.index import open_index
+
+COMMANDS = ["catalogue", "draw", "index", "search"]
+
+
+def run(*words: object) -> int:
+    """Exit code of the command."""
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    return end.value.code or 0
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory, catalogue, build):
+    """A folder with a catalogue, a checkpoint, an index of both, and a photograph; only to be read."""
+    folder = tmp_path_factory.mktemp("shop")
+    save_catalogue(catalogue, folder / "garments")
+    save_checkpoint(build(), folder / "model")
+    main_words = ["index", "--checkpoint", folder / "model", "--catalogue", folder / "garments", "--out"]
+    assert run(*main_words, folder / "index") == 0
+    Image.new("RGB", (60, 80), "teal").save(folder / "photo.jpg")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_folder_and_one_thread(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fclip.machine.tune_cpu", lambda: None)
+
+
+def refused(capsys, *words: object) -> str:
+    """The one line that the command refuses with, and nothing else."""
+    capsys.readouterr()
+    assert run(*words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("error: ")
+    return captured.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_by_an_example(capsys, command) -> None:
+    assert run(command, "--help") == 0
+    shown = capsys.readouterr().out
+    assert f"\n  fclip {command} garments" in shown or f"\n  fclip {command} --checkpoint" in shown
+    assert "Traceback" not in shown
+
+
+def test_the_program_names_its_commands(capsys) -> None:
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {command} " in shown for command in COMMANDS)
+
+
+def test_help_does_not_wait_for_heavy_libraries() -> None:
+    code = (
+        "import sys; from fclip.cli import main\n"
+        "try: main(['search', '--help'])\n"
+        "except SystemExit: print(sorted({'torch', 'datasets', 'lancedb', 'matplotlib', 'rich'} & set(sys.modules)))"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
+    assert time.monotonic() - began < 5  # a fifth of a second on an idle machine
+
+
+# --- catalogue ---
+
+
+def test_catalogue_reports_and_saves(shop, capsys) -> None:
+    assert run("catalogue", shop / "garments", "--json", "report.json", "--save", "copy") == 0
+    assert "24 pictures of 12 products" in capsys.readouterr().out
+    with open("report.json") as file:
+        assert json.load(file)["items"] == 12
+    assert len(open_catalogue("copy")) == 24
+
+
+def test_catalogue_maps_the_columns_of_a_table(shop, capsys, tmp_path) -> None:
+    (tmp_path / "t.csv").write_text(f"sku,shot,hue\n1,{shop}/photo.jpg,red\n2,{shop}/photo.jpg,blue\n")
+    mapped = ["--map", "id=sku", "--map", "image=shot", "--map", "attributes=hue"]
+    assert run("catalogue", "t.csv", *mapped) == 0
+    assert "2 pictures of 2 products" in capsys.readouterr().out
+    assert run("index", "--checkpoint", shop / "model", "--catalogue", "t.csv", "--out", "i", *mapped) == 0
+    assert open_index("i").values("hue") == {"blue": 1, "red": 1}
+
+
+def test_strict_is_for_scripts(capsys, tmp_path) -> None:
+    (tmp_path / "t.csv").write_text("id,image\n1,nowhere.jpg\n")
+    assert run("catalogue", "t.csv") == 0
+    capsys.readouterr()
+    assert run("catalogue", "t.csv", "--strict") == 2
+    assert capsys.readouterr().err.startswith("error: t.csv: 1 pictures cannot be read")
+
+
+# --- draw ---
+
+
+def test_draw_writes_a_catalogue(capsys) -> None:
+    assert run("draw", "garments", "--items", 3, "--views", 1, "--size", 32) == 0
+    assert len(open_catalogue("garments")) == 3
+    assert "exists already" in refused(capsys, "draw", "garments", "--items", 3)
+    assert run("draw", "garments", "--items", 2, "--views", 1, "--size", 32, "--overwrite") == 0
+    assert len(open_catalogue("garments")) == 2
+
+
+# --- index ---
+
+
+def test_index_embeds_one_split(shop, capsys) -> None:
+    words = ["index", "--checkpoint", shop / "model", "--catalogue", shop / "garments", "--out", "some"]
+    assert run(*words, "--split", "train") == 0
+    training = [split for split in open_catalogue(shop / "garments")["split"] if split == "train"]
+    assert len(open_index("some")) == len(training)
+    assert "exists already" in refused(capsys, *words)
+    assert run(*words, "--overwrite", "--batch-size", 7) == 0
+    assert len(open_index("some")) == 24
+
+
+def test_index_names_the_pictures_that_it_skipped(shop, capsys, tmp_path) -> None:
+    rows = "".join(f"{n},nowhere{n}.jpg\n" for n in range(12))
+    (tmp_path / "t.csv").write_text(f"id,image\ngood,{shop}/photo.jpg\n{rows}")
+    assert run("index", "--checkpoint", shop / "model", "--catalogue", "t.csv", "--out", "i") == 0
+    said = capsys.readouterr().err
+    assert said.count("skipped ") == 10
+    assert "1 pictures in i; 12 unreadable, listed in i/index.json" in said
+
+
+# --- search ---
+
+
+def test_search_prints_draws_and_writes(shop, capsys) -> None:
+    question = ["--text", "dress", "--image", shop / "photo.jpg", "--where", "category=dress|skirt", "-k", 3]
+    assert run("search", shop / "index", *question, "--sheet", "new/sheet.png", "--json", "new/answers.json") == 0
+    captured = capsys.readouterr()
+    with Image.open("new/sheet.png") as sheet:
+        assert sheet.format == "PNG"
+    with open("new/answers.json") as file:
+        written = json.load(file)
+    assert written["texts"] == ["dress"]
+    assert written["where"] == {"category": ["dress", "skirt"]}
+    assert 1 <= len(written["answers"]) <= 3
+    for answer in written["answers"]:
+        assert sorted(answer) == ["attributes", "id", "item", "score", "title"]
+        assert answer["attributes"]["category"] in ("dress", "skirt")
+        assert f"{answer['score']:.3f}" in captured.out
+    assert max(map(len, captured.out.splitlines())) <= 80
+    assert "contact sheet: new/sheet.png" in captured.err
+
+
+def test_search_says_which_value_no_product_has(shop, capsys) -> None:
+    colours = open_index(shop / "index").values("colour")
+    assert run("search", shop / "index", "--text", "dress", "--where", "colour=purpel") == 0
+    captured = capsys.readouterr()
+    assert captured.out == "no product fits colour=purpel\n"
+    assert "no product has colour=purpel; " in captured.err
+    assert all(colour in captured.err for colour in colours)
+
+
+def test_search_says_which_words_the_model_never_saw(shop, capsys) -> None:
+    assert run("search", shop / "index", "--text", "zorp dress") == 0
+    assert "note: the model never saw zorp in training" in capsys.readouterr().err
+
+
+def test_search_shows_names_as_they_are(shop, capsys, tmp_path) -> None:
+    (tmp_path / "t.csv").write_text(f"id,image,title,kind\n[red]1,{shop}/photo.jpg,[bold]dress[/bold],a\n")
+    assert run("index", "--checkpoint", shop / "model", "--catalogue", "t.csv", "--out", "i") == 0
+    assert run("search", "i", "--text", "dress") == 0
+    shown = capsys.readouterr().out
+    assert "[red]1" in shown
+    assert "[bold]dress[/bold]" in shown
+
+
+def test_search_with_a_checkpoint_that_has_moved(shop, capsys, build) -> None:
+    assert run("search", shop / "index", "--text", "dress", "--checkpoint", shop / "model") == 0
+    save_checkpoint(build(embed_dim=8), "other")
+    said = refused(capsys, "search", shop / "index", "--text", "dress", "--checkpoint", "other")
+    assert "was built with model" in said
+
+
+# --- mistakes ---
+
+MISTAKES = {
+    "catalogue nowhere.csv": "no such path",
+    "catalogue {shop}/garments --save {shop}/index": "exists already",
+    "catalogue {shop}/garments --save {shop}/index --overwrite": "not a saved catalogue",
+    "catalogue {shop}/garments --json {shop}": "got a folder",
+    "catalogue {shop}/garments --map id=sku": "columns of its own",
+    "draw out --items 0": "items of at least 1",
+    "draw {shop}/model --overwrite": "not a saved catalogue",
+    "index --checkpoint nowhere --catalogue {shop}/garments --out out": "no checkpoint folder nowhere",
+    "index --checkpoint {shop} --catalogue {shop}/garments --out out": "did you mean",
+    "index --checkpoint {shop}/model --catalogue nowhere --out out": "no such path",
+    "index --checkpoint {shop}/model --catalogue {shop}/garments --split tset --out out": "did you mean 'test'",
+    "index --checkpoint {shop}/model --catalogue {shop}/garments --out {shop}/garments --overwrite": "is no index",
+    "search nowhere --text dress": "no index in nowhere",
+    "search {shop}/index": "got neither",
+    "search {shop}/index --text dress --where color=red": "did you mean 'colour'",
+    "search {shop}/index --text dress --where red": "expected --where GROUP=VALUE",
+    "search {shop}/index --text dress --sheet {shop}": "got a folder",
+    "search {shop}/index --text dress -k 0": "at least 1 answer",
+    "search {shop}/index --text dress --image nowhere.jpg": "no such picture",
+    "search {shop}/index --text dress --text-weight 3": "between 0 and 1",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing(shop, capsys, tmp_path, words) -> None:
+    before = sorted(shop.rglob("*"))
+    assert MISTAKES[words] in refused(capsys, *words.format(shop=shop).split())
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(shop.rglob("*")) == before
+
+
+@pytest.mark.parametrize("words", [["search"], ["index", "--out", "x"], ["draw", "x", "--items", "many"], ["sarch"]])
+def test_a_command_that_is_not_understood_leads_to_the_help(capsys, words) -> None:
+    assert run(*words) == 2
+    captured = capsys.readouterr()
+    assert "--help" in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_where() -> None:
+    assert parse_where(["colour=red | blue", " gender = Women", "size=a=b"]) == {
+        "colour": ["red", "blue"],
+        "gender": ["Women"],
+        "size": ["a=b"],
+    }
+
+
+@pytest.mark.parametrize("conditions", [["red"], ["=red"], ["colour="], ["colour=red|"], ["a=1", "a=2"]])
+def test_where_of_another_form_is_refused(conditions) -> None:
+    with pytest.raises(UserError, match="--where"):
+        parse_where(conditions)
