@@ -10,7 +10,6 @@ bold. A higher cosine similarity is the paper's column, not a better model: a te
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from eval.metrics.uncertainty import interval
 from eval.report import Cell, Table, markdown, rich_table, score
 from eval.scores import LEVEL, Answers, find, of_group
 from fclip.errors import UserError
+from fclip.files import read_json, write_text
 
 Result = dict[str, Any]
 HEADLINE = {"cosine": "Cos Simil.", "text_sfa": "Text SFA", "attribute_sfa": "Attr. SFA"}
@@ -52,7 +52,7 @@ def compare(
     notes = [f"nothing is bold: {differences[0]}"] if differences else _notes(results, winners)
     tables = [headline_table(results, names, winners), group_table(results, names, winners)]
     if markdown_path is not None:
-        _write(Path(markdown_path), "\n".join([*map(markdown, tables), *(f"- {note}" for note in notes)]) + "\n")
+        write_text(markdown_path, "\n".join([*map(markdown, tables), *(f"- {note}" for note in notes)]) + "\n")
     if figure is not None:
         from eval.figures import draw
 
@@ -62,12 +62,7 @@ def compare(
 
 def read_result(path: str | Path) -> Result:
     """Reads a result of `python -m eval surfacing`."""
-    try:
-        result = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; make it with python -m eval surfacing --json") from None
-    except ValueError as error:
-        raise UserError(f"expected JSON in {path}: {error}; make it with python -m eval surfacing --json") from None
+    result = read_json(path, "a result of `python -m eval surfacing --json`")
     if not isinstance(result, dict) or result.get("protocol") != "surfacing":
         raise UserError(f"expected a surfacing result, got another JSON: {path}; name what surfacing --json wrote")
     if result.get("schema") != SCHEMA:
@@ -168,13 +163,6 @@ def _notes(results: Sequence[Result], winners: dict[str, int]) -> list[str]:
     if not winners:
         return ["nothing is bold: no model's paired 95 % interval against the runner-up excludes 0"]
     return ["bold: the paired 95 % interval against the runner-up excludes 0, and no baseline is as good"]
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from None
 
 
 def printable(tables: Sequence[Table]) -> list[Any]:

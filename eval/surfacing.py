@@ -23,8 +23,6 @@ unit is the caption, not the product.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,6 +37,7 @@ from eval.labels import Codebook, Labels, candidates, label
 from eval.metrics.surfacing import UNKNOWN, Ints, Surfaced, recall_at, reflected, surface
 from eval.scores import LEVEL, Answers, score, scores
 from fclip.errors import UserError
+from fclip.files import writable, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -118,7 +117,7 @@ def run_surfacing(
     from fclip.checkpoint import load_checkpoint
 
     paths = [str(catalogue)] if isinstance(catalogue, (str, Path)) else [str(path) for path in catalogue]
-    target = None if out is None else _writable(Path(out))
+    target = None if out is None else writable(out)
     whole = open_catalogue(paths[0] if len(paths) == 1 else paths, format=catalogue_format)
     part = select_split(whole, split)
     model = _on_accelerator(load_checkpoint(checkpoint))
@@ -137,7 +136,7 @@ def run_surfacing(
     result |= {"checkpoint": str(checkpoint), "catalogue": paths, "split": split}
     result["command"] = _command(checkpoint, paths, split, baselines, options)
     if target is not None:
-        write_json(result, target)
+        write_json(target, result, indent=None)
     return result
 
 
@@ -196,16 +195,6 @@ def measure_baselines(
             answers["pixels"] = answered_with(labels, examples, read[nearest_pixels(queries, gallery)])
     results = {name: scores(_answers(labels, answer), bootstrap, seed) for name, answer in answers.items()}
     return results | {"left_out": left_out}
-
-
-def write_json(result: dict[str, Any], path: Path) -> None:
-    """Writes beside the file and renames: a reader never meets half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(json.dumps(result, allow_nan=False, separators=(",", ":")), encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _on_accelerator(model: Any) -> Any:
@@ -275,14 +264,3 @@ def _answers(labels: Labels, said: Prediction, means: dict[str, NDArray[Any]] | 
 
 def _rounded(values: NDArray[Any]) -> list[Any]:
     return np.asarray(values, np.float64).round(5).tolist()
-
-
-def _writable(path: Path) -> Path:
-    """Fails before the work rather than after it."""
-    if path.is_dir():
-        raise UserError(f"expected a file to write, got a folder: {path}; name a .json file in it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make folder {path.parent}: {error.strerror}; choose another place") from None
-    return path

@@ -177,7 +177,7 @@ def test_a_narrow_terminal_cuts_no_number(capsys):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(None, "cannot read"), ("{", "expected JSON"), ('{"a": 1}', "another JSON"), ("[]", "another JSON")],
+    [(None, "found no file"), ("{", "cannot read it"), ('{"a": 1}', "another JSON"), ("[]", "another JSON")],
 )
 def test_files_that_are_no_results(tmp_path, content, reason):
     path = tmp_path / "x.json"

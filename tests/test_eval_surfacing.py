@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from eval.__main__ import main
-from eval.surfacing import evaluate_surfacing, run_surfacing, write_json
+from eval.surfacing import evaluate_surfacing, run_surfacing
 from fclip.captions import Captions
 from fclip.errors import UserError
 
@@ -217,15 +217,6 @@ def test_the_command_that_is_noted_can_be_run_again(world, tmp_path):
         f"--batch-size 64 --json '{out}' --no-baselines"
     )
     assert result["catalogue"] == ["a", "b"]
-
-
-def test_an_interrupted_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "out.json"
-    write_json({"a": 1}, path)
-    with pytest.raises(ValueError, match="JSON compliant"):
-        write_json({"a": float("nan")}, path)
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["out.json"]
 
 
 def run(*argv):

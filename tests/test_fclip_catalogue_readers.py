@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fclip.catalogue.assemble import assemble
-from fclip.catalogue.readers import concatenate, detect, expand, open_catalogue
+from fclip.catalogue.readers import concatenate, detect, open_catalogue
 from fclip.catalogue.table import Columns
 from fclip.errors import UserError
 
@@ -55,16 +55,6 @@ def test_several_sources_of_different_formats(tmp_path):
 @pytest.mark.parametrize(("source", "items"), [("drawn:3", 3), ("drawn:2:7", 2)])
 def test_drawn(source, items):
     assert len(set(open_catalogue(source)["item"][:])) == items
-
-
-def test_paths_are_expanded(monkeypatch):
-    monkeypatch.delenv("FCLIP_DATA", raising=False)
-    monkeypatch.setenv("SHOP", "/shop")
-    assert expand("$FCLIP_DATA/catalogue") == "../shared/data/catalogue"
-    assert expand("${FCLIP_DATA}/$SHOP") == "../shared/data//shop"
-    assert expand("~/x") == os.path.expanduser("~/x")
-    monkeypatch.setenv("FCLIP_DATA", "/data")
-    assert expand("$FCLIP_DATA/catalogue") == "/data/catalogue"
 
 
 @pytest.mark.parametrize(

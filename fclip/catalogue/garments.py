@@ -1,8 +1,6 @@
-"""The shapes of drawn garments: outlines, seams, buttons and landmarks of a category, a cut and a sleeve.
+"""The shapes of drawn garments: which parts, seams, buttons and landmarks a category, a cut and a sleeve have.
 
-Coordinates are the garment's own: x to the right of the picture, 0 on the middle line; y downwards, 0 at the neck point
-(upper and full garments) or the waist (lower ones); shoulders are about 0.9 apart. "Left" is the left of the upright
-picture, as in DeepFashion's landmarks (https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion.html).
+Coordinates are the garment's own, see `outlines`.
 
     shape({"category": "dress", "sleeve": "short sleeve", "neckline": "crew", "length": "midi", "fit": "tight"})
 """
@@ -10,13 +8,10 @@ picture, as in DeepFashion's landmarks (https://mmlab.ie.cuhk.edu.hk/projects/De
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
-Points = np.ndarray
-"""(N, 2), x and y."""
+from fclip.catalogue.outlines import Garment, Part, Points, path, symmetric
 
 WIDTH = {"tight": 0.84, "conventional": 1.0, "loose": 1.28}
 PINCH = {"tight": 0.80, "conventional": 0.95, "loose": 1.06}
@@ -26,66 +21,6 @@ TOP_LENGTH = {"t-shirt": 1.28, "shirt": 1.42, "sweater": 1.30, "jacket": 1.40}
 DRESS_LENGTH = {"mini": 1.55, "midi": 2.15, "maxi": 2.90}
 SKIRT_LENGTH = {"mini": 0.72, "midi": 1.30, "maxi": 2.05}
 ARM_LENGTH = {"long sleeve": 1.18, "short sleeve": 0.42}
-
-
-class Part(NamedTuple):
-    """A piece of cloth: its closed outline, and how much lighter (> 1) or darker (< 1) than the cloth it is."""
-
-    outline: Points
-    tone: float = 1.0
-
-
-class Line(NamedTuple):
-    """An open line: "seam" (dark, thin), "stitch" (the fabric's thread), "fold" (soft), "zip" (metal), "rib"."""
-
-    points: Points
-    kind: str
-
-
-@dataclass
-class Garment:
-    """What is drawn, in order: parts from back to front, then lines and buttons."""
-
-    parts: list[Part] = field(default_factory=list)
-    lines: list[Line] = field(default_factory=list)
-    buttons: list[tuple[float, float]] = field(default_factory=list)
-    lining: Points = field(default_factory=lambda: np.zeros((0, 2)))  # what stays opaque under a sheer cloth
-    landmarks: dict[str, tuple[float, float]] = field(default_factory=dict)
-    emblem: tuple[float, float, float] = (0.0, 0.6, 0.26)  # x, y, half size of a graphic
-
-    def pair(self, name: str, x: float, y: float) -> None:
-        """Adds the left and right landmark of a symmetric pair."""
-        self.landmarks |= {f"left {name}": (-x, y), f"right {name}": (x, y)}
-
-    def line(self, kind: str, *pieces: tuple[float, ...], both: bool = True) -> None:
-        """Adds a line, and by default its mirror image."""
-        points = path(*pieces)
-        self.lines += [Line(points, kind)] + ([Line(mirror(points), kind)] if both else [])
-
-    def twice(self, outline: Points, tone: float = 1.0) -> None:
-        """Adds a part and its mirror image."""
-        self.parts += [Part(outline, tone), Part(mirror(outline), tone)]
-
-
-def path(*pieces: tuple[float, ...], steps: int = 8) -> Points:
-    """A polyline: (x, y) is a straight piece to that point, (cx, cy, x, y) a quadratic curve by that control point."""
-    points = [np.array([pieces[0]], dtype=float)]
-    t = np.linspace(0, 1, steps + 1)[1:, None]
-    for piece in pieces[1:]:
-        start, end = points[-1][-1], np.array(piece[-2:])
-        curve = (1 - t) ** 2 * start + 2 * t * (1 - t) * np.array(piece[:2]) + t**2 * end
-        points.append(curve if len(piece) == 4 else end[None])
-    return np.concatenate(points)
-
-
-def mirror(points: Points) -> Points:
-    """The left side of a right side."""
-    return points * [-1.0, 1.0]
-
-
-def symmetric(right: Points) -> Points:
-    """The closed outline of which this is the right half, from the top of the middle line to its bottom."""
-    return np.concatenate([right, mirror(right)[::-1]])
 
 
 def shape(attributes: Mapping[str, str | None], arm_deg: float = 24.0) -> Garment:

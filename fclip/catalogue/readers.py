@@ -19,13 +19,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fclip.errors import UserError, nearest
+from fclip.files import expand
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -69,14 +69,6 @@ def open_catalogue(
         )
     parts = [_open(s, f, columns) for s, f in zip(sources, formats, strict=True)]
     return parts[0] if len(parts) == 1 else concatenate(parts)
-
-
-def expand(path: Source) -> str:
-    """Expands `~` and environment variables; `$FCLIP_DATA` is ../shared/data unless it is set."""
-    text = str(path)
-    if "FCLIP_DATA" not in os.environ:
-        text = re.sub(r"\$(FCLIP_DATA\b|\{FCLIP_DATA\})", "../shared/data", text)
-    return os.path.expanduser(os.path.expandvars(text))
 
 
 def detect(source: str) -> str:

@@ -2,19 +2,19 @@
 
     fclip catalogue shop/products.csv --save shop.catalogue
 
-The folder holds Arrow files, with the pictures inside them unless asked otherwise. It appears only when it is complete:
-everything is written to a folder beside it, which is then renamed.
+The folder holds Arrow files, with the pictures inside them unless asked otherwise. It appears only when it is complete.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from fclip.catalogue.schema import features
 from fclip.errors import UserError
+from fclip.files import new_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -36,24 +36,14 @@ def save_catalogue(catalogue: Dataset, folder: str | Path, embed_images: bool = 
         UserError: the folder exists, or (with overwrite) is something else than a saved catalogue.
     """
     folder = Path(folder).absolute()
-    if folder.exists() and not overwrite:
-        raise UserError(f"{folder} exists; choose another name, remove it or overwrite it")
-    if folder.exists() and not (is_saved(folder) or not any(folder.iterdir())):
+    if overwrite and folder.is_dir() and any(folder.iterdir()) and not is_saved(folder):
         raise UserError(f"{folder} is not a saved catalogue, so it is not overwritten; choose another name")
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    beside.mkdir(parents=True)
-    try:
-        _write(catalogue, beside, embed_images)
-        if folder.exists():
-            folder.rename(beside / "old")
-        (beside / "done").rename(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with new_folder(folder, overwrite) as beside, TemporaryDirectory(dir=beside) as scratch:
+        _write(catalogue, beside, Path(scratch), embed_images)
     return folder
 
 
-def _write(catalogue: Dataset, work: Path, embed_images: bool) -> None:
-    """Writes the folder `done` inside a working folder."""
+def _write(catalogue: Dataset, folder: Path, scratch: Path, embed_images: bool) -> None:
     # `save_to_disk` embeds pictures by itself and stops at the first missing one; plain structs it leaves alone.
     plain = _retyped(catalogue, _plain(catalogue.features))
     if embed_images:
@@ -63,11 +53,11 @@ def _write(catalogue: Dataset, work: Path, embed_images: bool) -> None:
             batch_size=BATCH,
             writer_batch_size=BATCH,
             features=plain.features,
-            cache_file_name=str(work / "pictures.arrow"),
+            cache_file_name=str(scratch / "pictures.arrow"),
             new_fingerprint="pictures",
             desc="Reading pictures",
         )
-    plain.save_to_disk(work / "done")
+    plain.save_to_disk(folder)
 
 
 def _embedded(cell: dict[str, Any]) -> dict[str, Any]:

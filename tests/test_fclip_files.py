@@ -1,0 +1,201 @@
+"""Files and folders: whole or not at all, and nothing left lying beside them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fclip import files
+from fclip.errors import UserError
+from fclip.files import expand, new_folder, read_json, writable, write_bytes, write_json, write_text
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+PER_EXAMPLE = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Everything below a folder, hidden files too."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def fill(target: Path, text: str, overwrite: bool = False, error: type[BaseException] | None = None) -> None:
+    with new_folder(target, overwrite) as folder:
+        (folder / "a.txt").write_text(text)
+        if error:
+            raise error
+
+
+def test_paths_are_expanded(monkeypatch):
+    monkeypatch.delenv("FCLIP_DATA", raising=False)
+    monkeypatch.delenv("NOBODY", raising=False)
+    monkeypatch.setenv("SHOP", "/shop")
+    assert expand("$FCLIP_DATA/catalogue") == "../shared/data/catalogue"
+    assert expand("${FCLIP_DATA}/$SHOP") == "../shared/data//shop"
+    assert expand("$FCLIP_DATA_OLD/x") == "$FCLIP_DATA_OLD/x"
+    assert expand(Path("~/x")) == os.path.expanduser("~/x")
+    assert expand("$NOBODY") == "$NOBODY"
+    monkeypatch.setenv("FCLIP_DATA", "/data")
+    assert expand("$FCLIP_DATA/catalogue") == "/data/catalogue"
+
+
+def test_a_folder_appears_when_its_block_ends(tmp_path):
+    target = tmp_path / "deep" / "er" / "new"
+    with new_folder(target) as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "a.txt").write_text("a")
+        assert not target.exists()
+    assert tree(target) == {"sub": None, "sub/a.txt": b"a"}
+    assert [path.name for path in target.parent.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("there", [False, True])
+def test_nothing_is_left_after_an_exception(tmp_path, error, there):
+    target = tmp_path / "new"
+    if there:
+        fill(target, "old")
+    before = tree(tmp_path)
+    with pytest.raises(error):
+        fill(target, "half", overwrite=True, error=error)
+    assert tree(tmp_path) == before
+
+
+def test_what_exists_is_replaced_only_on_request(tmp_path):
+    fill(tmp_path / "new", "one")
+    (tmp_path / "new" / "extra").touch()
+    with pytest.raises(UserError, match="exists already"), new_folder(tmp_path / "new"):
+        pass
+    fill(tmp_path / "new", "two", overwrite=True)
+    assert tree(tmp_path) == {"new": None, "new/a.txt": b"two"}
+
+
+def test_a_reader_finds_one_of_the_two_whole(tmp_path, monkeypatch):
+    """The old folder stays in place until the new one is complete, and steps back when the renaming fails."""
+    target = tmp_path / "new"
+    fill(target, "one")
+    with new_folder(target, overwrite=True) as folder:
+        (folder / "a.txt").write_text("two")
+        assert (target / "a.txt").read_text() == "one"
+
+    rename = Path.rename
+
+    def full_disk(path: Path, to: Path) -> Path:
+        if ".new-" in path.name:
+            raise OSError("no space")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        fill(target, "three", overwrite=True)
+    assert tree(tmp_path) == {"new": None, "new/a.txt": b"two"}
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    fill(tmp_path / "link", "one", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "a.txt").read_text() == "one"
+    (tmp_path / "file").symlink_to(tmp_path / "disk" / "a.txt")
+    write_text(tmp_path / "file", "two")
+    assert (tmp_path / "disk" / "a.txt").read_text() == "two"
+
+
+@pytest.mark.parametrize("target", ["file", "file/below"])
+def test_a_folder_cannot_take_a_files_place(tmp_path, target):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"expected a folder|cannot write"), new_folder(tmp_path / target, True):
+        pass
+    assert tree(tmp_path) == {"file": b"mine"}
+
+
+def test_a_name_without_folder_is_written_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fill(Path("new"), "one")
+    write_text("b.txt", "two")
+    assert tree(tmp_path) == {"new": None, "new/a.txt": b"one", "b.txt": b"two"}
+
+
+@PER_EXAMPLE
+@given(data=st.binary())
+def test_bytes_come_back(tmp_path, data):
+    write_bytes(tmp_path / "a", data)
+    assert tree(tmp_path) == {"a": data}
+
+
+@PER_EXAMPLE
+@given(value=JSON, indent=st.sampled_from([None, 2]))
+def test_json_comes_back(tmp_path, value, indent):
+    write_json(tmp_path / "a.json", value, indent)
+    assert read_json(tmp_path / "a.json", "a value") == value
+    assert (tmp_path / "a.json").read_bytes().endswith(b"\n")
+    assert indent or (tmp_path / "a.json").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, [math.inf], {"a": {"b": -math.inf}}, {"a": object()}])
+def test_what_json_cannot_say_is_refused_and_the_old_file_stays(tmp_path, value):
+    write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises((ValueError, TypeError), match="JSON"):
+        write_json(tmp_path / "a.json", value)
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+    assert list(tree(tmp_path)) == ["a.json"]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    write_text(tmp_path / "a.txt", "old")
+
+    def full_disk(path, data):
+        with path.open("wb") as file:
+            file.write(data[:1])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.Path, "write_bytes", full_disk)
+    with pytest.raises(UserError, match=r"cannot write .*No space left"):
+        write_text(tmp_path / "a.txt", "new")
+    assert tree(tmp_path) == {"a.txt": b"old"}
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_bytes()))
+    reader.start()
+    write_text(tmp_path / "pipe", "through")
+    reader.join(timeout=5)
+    assert got == [b"through"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda folder: write_text(folder / "none" / "a.txt", "a"), "cannot write .*No such file"),
+        (lambda folder: write_text(folder, "a"), "cannot write .*directory"),
+        (lambda folder: writable(folder), "expected a file to write, got a folder"),
+        (lambda folder: writable(folder / "a.txt" / "b.txt"), "cannot make folder"),
+        (lambda folder: read_json(folder / "none.json", "a card"), "expected a card, found no file .*none.json"),
+        (lambda folder: read_json(folder / "a.txt", "a card"), "expected a card in .*a.txt, cannot read it"),
+        (lambda folder: read_json(folder, "a card"), "expected a card in .*cannot read it"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(tmp_path, act, message):
+    (tmp_path / "a.txt").write_bytes(b"\xff {")
+    with pytest.raises(UserError, match=message) as caught:
+        act(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert list(tree(tmp_path)) == ["a.txt"]
+
+
+def test_the_place_of_a_file_is_made_before_the_work(tmp_path):
+    assert writable(str(tmp_path / "deep" / "er" / "a.json")) == tmp_path / "deep" / "er" / "a.json"
+    assert tree(tmp_path) == {"deep": None, "deep/er": None}
