@@ -134,7 +134,7 @@ def _texts_for_tokenizer(captions: Any, training: Dataset) -> list[str]:
 def _pictures(preset: Preset, model: Model, training: Dataset) -> Any:
     from fclip.batches import TrainingPictures
 
-    pictures = TrainingPictures(training, model.captions, model.preprocess, preset.data, preset.seed)
+    pictures = TrainingPictures(training, model.captions, model.preprocess, preset.data, preset.seed, preset.epochs)
     if not len(pictures):
         raise UserError(f"no picture of split {preset.data.train_split!r} has an attribute of {model.captions.groups}")
     return pictures
@@ -175,8 +175,11 @@ def _say_skipped(run: Run) -> None:
 
 def _say(line: str) -> None:
     from accelerate.state import PartialState
+    from accelerate.utils import parse_flag_from_env
 
-    if PartialState().is_main_process:
+    # The flag as Accelerator reads it: the first state made is the process's, and without it each of several
+    # processes on CPUs would take itself for the only one.
+    if PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process:
         print(line, file=sys.stderr)
 
 

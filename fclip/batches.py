@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from torchvision.transforms.v2 import functional as T
 
 from fclip.captions import Captions
 from fclip.config import DataConfig
+from fclip.errors import UserError
 from fclip.images import UnreadableImageError, decode
 from fclip.model import Preprocess, unique
 from fclip.tokenizer import Tokenizer
@@ -50,7 +53,15 @@ class TrainingPictures(torch.utils.data.Dataset):
     cannot be read is replaced by the next one that can, and named in the sample's `skipped`.
     """
 
-    def __init__(self, catalogue: Dataset, captions: Captions, preprocess: Preprocess, data: DataConfig, seed: int):
+    def __init__(
+        self,
+        catalogue: Dataset,
+        captions: Captions,
+        preprocess: Preprocess,
+        data: DataConfig,
+        seed: int,
+        epochs: int = 1,
+    ) -> None:
         attributes = catalogue["attributes"][:]
         full = [captions.render(a) for a in attributes]
         self.rows = [i for i, caption in enumerate(full) if caption]
@@ -58,10 +69,15 @@ class TrainingPictures(torch.utils.data.Dataset):
         self.texts = [full[i] for i in self.rows]
         self.bank = unique(self.texts)
         self._bank_index = {caption: i for i, caption in enumerate(self.bank)}
+        counts = Counter(self.texts)
+        self.frequency = torch.tensor([counts[caption] / len(self.texts) for caption in self.bank])
         self._attributes = [attributes[i] for i in self.rows]
         self._codes = attribute_codes(self._attributes, captions.groups)
         self._images = catalogue.select_columns(["id", "image"])
-        self._captions, self._preprocess, self._data, self._seed = captions, preprocess, data, seed
+        self._captions, self._data, self._seed = captions, data, seed
+        self._sizes = [
+            replace(preprocess, size=size) for size in training_sizes(preprocess.size, data.first_size, epochs)
+        ]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -73,7 +89,7 @@ class TrainingPictures(torch.utils.data.Dataset):
             chosen = (row + offset) % len(self)
             cell = self._images[self.rows[chosen]]
             try:
-                picture = decode(cell["image"], min(self._preprocess.size))
+                picture = decode(cell["image"], min(self._sizes[-1].size))
             except UnreadableImageError as error:
                 skipped.append(f"{cell['id']}: {error}")
                 continue
@@ -86,12 +102,30 @@ class TrainingPictures(torch.utils.data.Dataset):
         codes = self._codes[row]
         kept = np.array([g in stated for g in self._captions.groups])
         return {
-            "pixels": augment(T.pil_to_tensor(picture), self._preprocess, self._data, rng),
+            "pixels": augment(T.pil_to_tensor(picture), self._sizes[epoch], self._data, rng),
             "caption": caption,
             "attributes": codes,
             "stated": np.where(kept, codes, -1),
             "bank_index": self._bank_index[self.texts[row]],
         }
+
+
+def training_sizes(size: tuple[int, int], first: float, epochs: int, step_px: int = 8) -> list[tuple[int, int]]:
+    """(height, width) of each epoch: from the share `first` of `size` evenly up to `size`, in multiples of `step_px`.
+
+    Raises:
+        UserError: `first` is not a share.
+    """
+    if not 0 < first <= 1:
+        raise UserError(f"data.first_size should be above 0 and at most 1, got {first}")
+    if first == 1:
+        return [size] * epochs
+
+    def part(side: int, share: float) -> int:
+        return max(1, round(side * share / step_px)) * step_px
+
+    growing = [first + (1 - first) * epoch / (epochs - 1) for epoch in range(epochs - 1)]
+    return [*((part(size[0], share), part(size[1], share)) for share in growing), size]
 
 
 def augment(pixels: Tensor, preprocess: Preprocess, data: DataConfig, rng: np.random.Generator) -> Tensor:
@@ -198,4 +232,5 @@ def training_batches(pictures: TrainingPictures, tokenizer: Tokenizer, order: Ba
         collate_fn=Collate(tokenizer),
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # else it draws from the global one, and a resumed run's dropout differs
     )

@@ -5,7 +5,8 @@
     'garment with solid pattern, long sleeve'
 
 `{group}` is the value, a list joined by "and"; `{group|possessive}` makes women's of Women. `[…]` is optional: it
-disappears when an attribute named directly in it is unknown, or when all optional parts inside it have disappeared.
+disappears when an attribute named directly in it is unknown, or when it names none and all optional parts inside it
+have disappeared.
 Trailing commas and doubled spaces are tidied, everything is lower-case. A caption that states nothing is "".
 The sentence for DeepFashion is that of Dress-UP, section 4.
 """
@@ -106,9 +107,10 @@ def _fields(nodes: list[Node]) -> list[str]:
 
 def _words(field_: Field, attributes: Attributes) -> str:
     value = attributes.get(field_.group)
-    text = " and ".join(value) if isinstance(value, (list, tuple)) else str(value or "")
+    values = value if isinstance(value, (list, tuple)) else [value]
+    text = " and ".join(words for v in values if (words := str(v or "").strip(" ,")))
     if field_.possessive and text.lower() not in ("", "unisex"):
-        text += "'" if text.endswith("s") else "'s"
+        text += "'" if text.lower().endswith("s") else "'s"
     return text
 
 
@@ -164,6 +166,11 @@ class Captions:
             raise UserError(f"caption drop and whole are shares below 1, got drop={self.drop}, whole={self.whole}")
         if not self.groups:
             raise UserError(f"the caption template names no attribute, e.g. {{colour}}: {self.template!r}")
+        further = [g for nodes in self._parsed[1:] for g in _fields(nodes) if g not in self.groups]
+        if further:  # the loss would not know that the caption states it
+            raise UserError(
+                f"a paraphrase names {further[0]}, which the template does not; it names {', '.join(self.groups)}"
+            )
 
     @cached_property
     def _parsed(self) -> list[list[Node]]:
@@ -201,11 +208,11 @@ def captions_for(groups: Sequence[str], style: str = "auto", **options: object) 
 
     Args:
         groups: the catalogue's attribute groups.
-        style: a key of STYLES, or "auto": the named style that knows most of the groups, else "group value, …".
+        style: a key of STYLES, or "auto": the named style that knows most of the groups, else "value group, …".
         options: `drop`, `whole`; `paraphrases` to replace the style's own.
 
     Raises:
-        UserError: an unknown style, or one that names none of the groups.
+        UserError: an unknown style, or "auto" for a catalogue without groups.
     """
     if style != "auto":
         if style not in STYLES:

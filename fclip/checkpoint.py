@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
@@ -68,18 +69,21 @@ def load_checkpoint(folder: str | Path) -> Model:
     card = read_json(folder / "model.json", "a checkpoint's card")
     if card.get("format") != FORMAT:
         raise UserError(f"expected checkpoint format {FORMAT}, got {card.get('format')!r} in {folder}; update fclip")
-    model = _model(card, folder)
+    try:
+        model = _model(card, folder)
+    except KeyError as error:
+        raise UserError(f"model.json in {folder} lacks {error}; copy the checkpoint again") from None
     weights = folder / "model.safetensors"
     load_state(model.clip, read_weights(weights), str(weights))
-    if _fingerprint(weights) != card["fingerprint"]:
+    if _fingerprint(weights) != card.get("fingerprint"):
         raise UserError(f"{weights} is not what model.json says it is; copy the checkpoint again")
     model.fingerprint = card["fingerprint"]
     return model.eval()
 
 
 def _model(card: dict, folder: Path) -> Model:
-    captions = {k: tuple(v) if isinstance(v, list) else v for k, v in card["captions"].items()}
-    own = {k: tuple(v) if isinstance(v, list) else v for k, v in card["preprocess"].items()}
+    captions: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["captions"].items()}
+    own: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["preprocess"].items()}
     tokenizer = load_tokenizer(card["tokenizer"]["kind"], card["tokenizer"]["context_length"], folder)
     model_card = ModelCard(card["name"], card["architecture"], Preprocess(**own), Captions(**captions))
     return Model(instantiate(card["architecture"]), model_card, tokenizer)

@@ -56,6 +56,9 @@ class DataConfig:
     brightness: float = 0.1  # largest relative change
     contrast: float = 0.1  # largest relative change (hue is left alone: colour is an attribute)
     erase: float = 0.0  # chance that a rectangle is greyed out
+    # Side of the training pictures in the first epoch as a share of the tower's, growing evenly to 1 in the last: early
+    # epochs cost a fraction and learn the coarse things. Only for towers that take any size (convolutional ones).
+    first_size: float = 1.0
     workers: int = 1  # processes that decode
 
 
@@ -77,10 +80,8 @@ class LossConfig:
     # clip: only the picture's own caption (CLIP, and the paper). equal: every picture with an equal caption.
     # compatible: every picture whose attributes do not contradict the caption, also a shortened one.
     positives: Literal["clip", "equal", "compatible"] = "compatible"
-    # Distinct captions of the training split that are shown as further texts each step, so that a picture is told
-    # from all captions and not only from those in its batch. 0: none.
-    bank: int = 0
-    bank_weight: float = 1.0  # of the picture → bank loss against the batch loss
+    surfacing: float = 0.0  # weight of the surfacing loss: pictures over distinct whole captions, each counted once
+    negatives: int = 0  # captions drawn from the whole training split for it, besides those of the batch
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -132,7 +133,7 @@ def load_preset(file: str | Path, overrides: Sequence[str] = ()) -> Preset:
         values = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise UserError(f"expected a preset, cannot read {file}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{file} should hold keys and values, e.g. 'epochs: 10', got a {type(values).__name__}")
@@ -162,16 +163,16 @@ def _merge(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
             if not word.startswith("--") or not pending:
                 raise UserError(f"expected key=value or --key value, got {word!r}")
             text = pending.pop(0)
-        _set(values, key.replace("-", "_").split("."), _scalar(text), key)
+        _set(values, key.replace("-", "_").split("."), _value(text, key), key)
     return values
 
 
-def _scalar(text: str) -> Any:
-    value = yaml.safe_load(text)
+def _value(text: str, key: str) -> Any:
+    """A value as YAML; 1e-3, which YAML 1.1 reads as text, becomes a number where the preset wants one."""
     try:
-        return float(text) if isinstance(value, str) else value  # YAML 1.1 reads 1e-3 as text
-    except ValueError:
-        return value
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"cannot read the value of {key} as YAML: {text}; put it in quotes: {key}='\"…\"'") from None
 
 
 def _set(values: dict[str, Any], path: list[str], value: Any, key: str) -> None:
@@ -188,7 +189,9 @@ def _explain(problem: Any) -> str:
     key = ".".join(location)
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"unknown key {key!r}; {nearest(location[-1], _keys(location[:-1]))}"
-    return f"{key}: {problem['msg'].lower()}, got {problem['input']!r}"
+    plain = {"dataclass_type": "expected keys below it", "tuple_type": "expected a list, e.g. [a, b]"}
+    wanted = plain.get(problem["type"], problem["msg"][:1].lower() + problem["msg"][1:])
+    return f"{key}: {wanted}, got {problem['input']!r}"
 
 
 def _keys(path: list[str]) -> list[str]:

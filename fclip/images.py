@@ -30,24 +30,36 @@ def decode(source: Source, size_px: int | None = None) -> Image:
     Raises:
         UnreadableImageError: the file is missing, truncated or no picture.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, UnidentifiedImageError
 
-    cell = source if isinstance(source, Mapping) else {"path": str(source), "bytes": None}
+    cell: Mapping[str, Any] = source if isinstance(source, Mapping) else {"path": str(source), "bytes": None}
     data = cell.get("bytes")
     name = cell.get("path") or "picture in the table"
     try:
-        with Image.open(io.BytesIO(data) if data is not None else name) as picture:
+        with Image.open(io.BytesIO(data) if data is not None else name) as file:
             if size_px is not None:
-                picture.draft("RGB", (size_px, size_px))
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-                white = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(white, picture)
-            return picture.convert("RGB")
+                file.draft("RGB", (size_px, size_px))
+            return _upright_rgb(file)
     except FileNotFoundError:
         raise UnreadableImageError(f"no such picture: {name}; check the path or the table's image column") from None
     except IsADirectoryError:
         raise UnreadableImageError(f"expected a picture, got a folder: {name}") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(f"cannot read picture {name}: {error}; replace or remove it") from None
+    except UnidentifiedImageError:
+        raise UnreadableImageError(
+            f"expected a picture, got an empty file or an unknown format: {name}; replace or remove it"
+        ) from None
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything, and must not end a long run
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UnreadableImageError(f"cannot read picture {name}: {reason}; replace or remove it") from None
+
+
+def _upright_rgb(file: Image) -> Image:
+    from PIL import Image, ImageOps
+
+    picture = ImageOps.exif_transpose(file)
+    if picture.mode.startswith("I"):  # 16 bits of grey, which convert("RGB") would clip at 255
+        return picture.convert("I").point(lambda level: level / 256).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")

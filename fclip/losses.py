@@ -60,22 +60,29 @@ def _soft_cross_entropy(logits: Tensor, positives: Tensor) -> Tensor:
     return -own.sum() / (counts > 0).sum().clamp(min=1)
 
 
-def bank_loss(image: Tensor, bank: Tensor, logit_scale: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of pictures over a bank of distinct captions: text surfacing accuracy, made smooth.
+def surfacing_loss(
+    image: Tensor, bank: Tensor, logit_scale: Tensor, target: Tensor, inclusion: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of pictures over distinct captions, each counted once: text surfacing accuracy, made smooth.
 
-    In a batch a caption appears as often as pictures with it do, so the batch loss learns likelihood ratios. Over
-    distinct captions, each once, it learns which caption is most probable: what surfacing asks.
+    In a batch a caption appears as often as pictures with it do, so the contrastive loss learns likelihood ratios, and
+    a rare caption looks as good as a frequent one. Over distinct captions it learns which caption is most probable,
+    which is what surfacing asks.
 
     Args:
         image: unit vectors (B, D).
         bank: unit vectors of distinct captions (N, D).
         logit_scale: logarithm of the inverse temperature, scalar.
         target: the row of `bank` that is the picture's caption (B,); -1 leaves the picture out.
+        inclusion: the chance (N,) with which each caption came into `bank`, where that is a sample of all. Dividing by
+            it makes the partition sum right in expectation (sampled softmax, Bengio and Senécal 2003).
 
     Returns:
         A scalar; 0 when every picture is left out.
     """
     with torch.autocast(image.device.type, enabled=False):
         logits = logit_scale.float().exp() * image.float() @ bank.float().T
+        if inclusion is not None:
+            logits = logits - inclusion.float().log()
         total = F.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
         return total / (target >= 0).sum().clamp(min=1)

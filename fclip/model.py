@@ -53,7 +53,7 @@ class Preprocess:
     def from_open_clip(cls, cfg: dict[str, Any]) -> Preprocess:
         """From open_clip's `preprocess_cfg`."""
         size = cfg["size"] if isinstance(cfg["size"], (tuple, list)) else (cfg["size"], cfg["size"])
-        known = {k: tuple(v) if isinstance(v, list) else v for k, v in cfg.items() if k != "mode"}
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in cfg.items() if k != "mode"}
         return cls(**{**known, "size": tuple(size)})
 
     def __call__(self, picture: Image) -> Tensor:
@@ -101,6 +101,8 @@ class Model(nn.Module):
         tokenizer: texts → ids (B, L).
         fingerprint: of the weights, set when they are saved or loaded; indexes and results carry it.
     """
+
+    clip: Any  # else a checker takes the attributes of an nn.Module for tensors
 
     def __init__(self, clip: nn.Module, card: ModelCard, tokenizer: Tokenizer) -> None:
         super().__init__()

@@ -52,7 +52,12 @@ def build_model(config: ModelConfig, captions: Captions, texts: Iterable[str] = 
 
 def _preprocess(config: ModelConfig, own: Preprocess) -> Preprocess:
     """The weights' own preprocessing with what the preset overrides."""
-    wanted = {"size": config.image_size, "resize_mode": config.resize_mode, "mean": config.mean, "std": config.std}
+    wanted: dict[str, Any] = {
+        "size": config.image_size,
+        "resize_mode": config.resize_mode,
+        "mean": config.mean,
+        "std": config.std,
+    }
     return replace(own, **{k: v for k, v in wanted.items() if v is not None})
 
 
@@ -64,7 +69,7 @@ def _timm_model(config: ModelConfig, captions: Captions, texts: Iterable[str]) -
         raise UserError(f"timm has no model {name!r}; {_near(name, timm.list_models())}")
     tokenizer = _tokenizer(config, texts)
     own = timm.get_pretrained_cfg(name)
-    size = config.image_size or ((224, 224) if own is None else tuple(own.input_size[1:]))
+    size = config.image_size or ((224, 224) if own is None else own.input_size[1:])
     architecture = {
         "embed_dim": config.embed_dim,
         "vision_cfg": {
@@ -77,7 +82,7 @@ def _timm_model(config: ModelConfig, captions: Captions, texts: Iterable[str]) -
         "text_cfg": _text_cfg(config, tokenizer),
         "custom_text": True,
     }
-    statistics = {} if own is None else {"mean": tuple(own.mean), "std": tuple(own.std)}
+    statistics: dict[str, Any] = {} if own is None else {"mean": tuple(own.mean), "std": tuple(own.std)}
     preprocess = _preprocess(config, Preprocess(size=size, resize_mode="squash", **statistics))
     return Model(instantiate(architecture), ModelCard(config.name, architecture, preprocess, captions), tokenizer)
 
@@ -112,14 +117,15 @@ def _open_clip_model(config: ModelConfig, captions: Captions, texts: Iterable[st
     size = {"force_image_size": config.image_size} if config.image_size else {}
     weights = expand(config.weights) if config.weights else None
     try:
-        clip = open_clip.create_model(config.name, pretrained=weights, **size)
+        clip = open_clip.create_model(config.name, pretrained=weights, require_pretrained=True, **size)
         architecture = open_clip.get_model_config(config.name)
         tokenizer = _published_tokenizer(config.name, architecture["text_cfg"])
     except UserError:
         raise
     except Exception as error:  # the hub's, torch's and open_clip's own errors have no common base
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot load {config.name} {config.weights or ''}: {reason}; {HOW_OFFLINE}") from None
+        reason = " ".join(str(error).split())[:300]  # torch lists missing and unexpected keys on further lines
+        hint = "is it a file of this architecture?" if weights and Path(weights).is_file() else HOW_OFFLINE
+        raise UserError(f"cannot load {config.name} {config.weights or ''}: {reason}; {hint}") from None
     if config.image_size:
         architecture["vision_cfg"]["image_size"] = list(config.image_size)
     own = Preprocess.from_open_clip(clip.visual.preprocess_cfg)
@@ -210,8 +216,9 @@ def _transformers_folder(folder: Path, config: ModelConfig, captions: Captions) 
 def _transformers_preprocess(folder: Path, size: int) -> Preprocess:
     file = folder / "preprocessor_config.json"
     saved = json.loads(file.read_text()) if file.is_file() else {}
-    statistics = {"mean": saved.get("image_mean"), "std": saved.get("image_std")}
-    return Preprocess(size=(size, size), **{k: tuple(v) for k, v in statistics.items() if v})
+    given = {"mean": saved.get("image_mean"), "std": saved.get("image_std")}
+    statistics: dict[str, Any] = {k: tuple(v) for k, v in given.items() if v}
+    return Preprocess(size=(size, size), **statistics)
 
 
 def _weights_file(folder: Path, name: str) -> Path:

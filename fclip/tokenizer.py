@@ -10,13 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from fclip.errors import UserError
+from fclip.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Encoder
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
+OPTIONS_FILE = "open_clip_tokenizer.json"  # how open_clip cleans texts before the tokenizer gets them
 
 
 class Tokenizer(Protocol):
@@ -73,7 +78,7 @@ class HuggingFaceTokenizer:
 
     kind = "huggingface"
 
-    def __init__(self, source: str | Path, context_length: int, clean: str = "whitespace", **options: object) -> None:
+    def __init__(self, source: str | Path, context_length: int, clean: str = "whitespace", **options: Any) -> None:
         from open_clip.tokenizer import HFTokenizer
 
         try:
@@ -83,6 +88,7 @@ class HuggingFaceTokenizer:
             raise UserError(
                 f"cannot load tokenizer {source}: {reason}; give a local folder with tokenizer.json"
             ) from None
+        self._options = {"clean": clean, **options}
         self.context_length = context_length
         self.vocab_size = len(self._encoder.tokenizer)
 
@@ -90,13 +96,14 @@ class HuggingFaceTokenizer:
         return self._encoder(list(texts))
 
     def is_truncated(self, text: str) -> bool:
-        return len(self._encoder.tokenizer(text).input_ids) > self.context_length
+        return len(self._encoder.tokenizer(self._encoder.clean_fn(text)).input_ids) > self.context_length
 
     def unknown_words(self, text: str) -> list[str]:
         return []
 
     def save(self, folder: Path) -> None:
         self._encoder.save_pretrained(str(folder))
+        write_json(folder / OPTIONS_FILE, self._options)
 
 
 class TrainedTokenizer:
@@ -104,7 +111,9 @@ class TrainedTokenizer:
 
     kind = "trained"
 
-    def __init__(self, encoder, context_length: int) -> None:  # encoder: tokenizers.Tokenizer
+    def __init__(self, encoder: Encoder, context_length: int) -> None:
+        if context_length < 3:
+            raise UserError(f"a context needs room for start, a word and end: at least 3 tokens, got {context_length}")
         self._encoder = encoder
         self._encoder.enable_truncation(context_length)
         self._encoder.enable_padding(length=context_length, pad_id=encoder.token_to_id(PAD), pad_token=PAD)
@@ -112,20 +121,27 @@ class TrainedTokenizer:
         self._length = type(encoder).from_str(encoder.to_str())  # counts tokens without cutting
         self._length.no_truncation()
         self._length.no_padding()
+        for each in (self._encoder, self._length):
+            each.encode_special_tokens = True  # a text that says "<end>" does not end there
         self.context_length = context_length
         self.vocab_size = encoder.get_vocab_size()
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 1024, context_length: int = 32) -> TrainedTokenizer:
-        """Learns the merges of the texts; the end token gets the highest id, where open_clip's towers pool."""
+        """Learns the merges of the texts; the end token gets the highest id, where open_clip's towers pool.
+
+        Words are marked where they begin. With a mark where they end the library numbers the letters in the order of
+        a hash table, so that two processes of one run would speak different languages (huggingface/tokenizers#1794).
+        """
         from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-        encoder = Tokenizer(models.BPE(unk_token=UNKNOWN, end_of_word_suffix="</w>"))
+        encoder = Tokenizer(models.BPE(unk_token=UNKNOWN))
         encoder.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-        encoder.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        encoder.decoder = decoders.BPEDecoder(suffix="</w>")
+        begins = pre_tokenizers.Metaspace(prepend_scheme="always")
+        encoder.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), begins])
+        encoder.decoder = decoders.Metaspace(prepend_scheme="always")
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size - 2, special_tokens=[PAD, UNKNOWN], end_of_word_suffix="</w>", show_progress=False
+            vocab_size=max(4, vocab_size) - 2, special_tokens=[PAD, UNKNOWN], show_progress=False
         )
         encoder.train_from_iterator(texts, trainer)
         encoder.add_special_tokens([START, END])
@@ -134,17 +150,24 @@ class TrainedTokenizer:
         return cls(encoder, context_length)
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        return torch.tensor([e.ids for e in self._encoder.encode_batch(list(texts))])
+        ids = [e.ids for e in self._encoder.encode_batch(list(texts))]
+        return torch.tensor(ids, dtype=torch.int64).reshape(len(ids), self.context_length)
 
     def is_truncated(self, text: str) -> bool:
         return len(self._length.encode(text).ids) > self.context_length
 
     def unknown_words(self, text: str) -> list[str]:
         """Words that hold a character never seen, or that are spelled letter by letter: never seen as a word."""
-        words = text.lower().split()
-        ids = [self._length.encode(word, add_special_tokens=False).ids for word in words]
-        letters = [len(i) > 1 and len(i) >= len(w) for i, w in zip(ids, words, strict=True)]
-        return [w for w, i, letter in zip(words, ids, letters, strict=True) if letter or self._unknown in i]
+        encoding: Any = self._length.encode(text, add_special_tokens=False)  # without them every token has a word
+        ids: dict[int, list[int]] = {}
+        for token, place in zip(encoding.ids, encoding.word_ids, strict=True):
+            ids.setdefault(place, []).append(token)
+        words = {place: text[slice(*encoding.word_to_chars(place))].lower() for place in ids}
+        return [word for place, word in words.items() if self._is_unknown(word, ids[place])]
+
+    def _is_unknown(self, word: str, ids: list[int]) -> bool:
+        letter_by_letter = len(ids) >= len(word) > 1
+        return word.isalnum() and (letter_by_letter or self._unknown in ids)
 
     def save(self, folder: Path) -> None:
         self._encoder.save(str(folder / "tokenizer.json"))
@@ -155,7 +178,8 @@ def load_tokenizer(kind: str, context_length: int, folder: Path) -> Tokenizer:
     if kind == "clip":
         return ClipTokenizer(context_length)
     if kind == "huggingface":
-        return HuggingFaceTokenizer(folder, context_length)
+        options = read_json(folder / OPTIONS_FILE, "the options of a checkpoint's tokenizer")
+        return HuggingFaceTokenizer(folder, context_length, **options)
     from tokenizers import Tokenizer as Encoder
 
     file = folder / "tokenizer.json"

@@ -31,7 +31,7 @@ from fclip.config import LossConfig, Preset, dump_preset
 from fclip.distributed import gather
 from fclip.errors import UserError
 from fclip.files import new_folder, read_json, write_json
-from fclip.losses import bank_loss, compatible_captions, contrastive_loss, equal_captions
+from fclip.losses import compatible_captions, contrastive_loss, equal_captions, surfacing_loss
 from fclip.model import Model
 
 Evaluate = Callable[[Model], dict[str, float]]
@@ -46,13 +46,20 @@ class Contrastive(nn.Module):
         model: the two towers.
         config: which pairs attract each other.
         bank: token ids (N, L) of the distinct training captions; None without a bank.
+        frequency: the share (N,) of training pictures that have each of them.
     """
 
-    def __init__(self, model: Model, config: LossConfig, bank: Tensor | None = None) -> None:
+    bank: Tensor  # this and the next are None without a bank
+    frequency: Tensor
+
+    def __init__(
+        self, model: Model, config: LossConfig, bank: Tensor | None = None, frequency: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.config = config
         self.register_buffer("bank", bank, persistent=False)
+        self.register_buffer("frequency", frequency, persistent=False)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """A collated batch → {"loss": with gradient, "cosine": between pictures, for the collapse warning}."""
@@ -63,8 +70,9 @@ class Contrastive(nn.Module):
         every_image, every_text = gather(image), gather(model.encode_text(batch["tokens"]))
         loss = contrastive_loss(every_image, every_text, scale, self._positives(batch))
         if self.bank is not None:
-            texts, target = self._bank_of(batch["bank_index"])
-            loss = loss + self.config.bank_weight * bank_loss(image, model.encode_text(texts), scale, target)
+            texts, target, inclusion = self._sampled_bank(batch["bank_index"])
+            surfacing = surfacing_loss(image, model.encode_text(texts), scale, target, inclusion)
+            loss = loss + self.config.surfacing * surfacing
         with torch.no_grad():
             cosine = image.detach().mean(dim=0).square().sum()
         return {"loss": loss, "cosine": cosine}
@@ -76,13 +84,15 @@ class Contrastive(nn.Module):
             return equal_captions(gather(batch["caption_ids"]))
         return compatible_captions(gather(batch["attributes"]), gather(batch["stated"]))
 
-    def _bank_of(self, own: Tensor) -> tuple[Tensor, Tensor]:
-        """The whole bank, or a sample of it that holds the batch's own captions; and where those are."""
-        if len(self.bank) <= self.config.bank:
-            return self.bank, own
-        others = torch.randperm(len(self.bank), device="cpu")[: self.config.bank].to(own.device)
+    def _sampled_bank(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The whole bank, or a sample that holds the batch's own captions; where those are; the chance of each."""
+        size, wanted = len(self.bank), self.config.negatives
+        if size <= wanted:
+            return self.bank, own, None
+        others = torch.randperm(size, device="cpu")[:wanted].to(own.device)
         rows = torch.unique(torch.cat([own, others]))
-        return self.bank[rows], torch.searchsorted(rows, own)
+        missed = (1 - self.frequency[rows]) ** len(own) * (1 - wanted / size)
+        return self.bank[rows], torch.searchsorted(rows, own), 1 - missed
 
 
 def parameter_groups(model: Model, preset: Preset) -> list[dict[str, Any]]:
@@ -166,10 +176,10 @@ class Run:
         freeze(model, preset.freeze)
         if preset.channels_last:
             model.to(memory_format=torch.channels_last)
-        bank = model.tokenizer(pictures.bank) if preset.loss.bank else None
+        bank = model.tokenizer(pictures.bank) if preset.loss.surfacing else None
         optim = preset.optim
         optimizer = torch.optim.AdamW(parameter_groups(model, preset), betas=(optim.beta1, optim.beta2))
-        wrapped = Contrastive(model, preset.loss, bank)
+        wrapped = Contrastive(model, preset.loss, bank, pictures.frequency)
         self.step_module, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
         self.model: Model = self.accelerator.unwrap_model(self.step_module).model
         average = get_ema_multi_avg_fn(optim.ema)
@@ -299,7 +309,7 @@ def train(
         resume: the `last` folder of an interrupted run of the same preset.
 
     Raises:
-        UserError: too few pictures for a batch, an `out` that is in use, or a loss that is not finite.
+        UserError: too few pictures for a batch, or a loss or weights that are not finite.
     """
     run = Run(preset, model, pictures, evaluate)
     if resume:
@@ -333,7 +343,8 @@ def _loop(run: Run, loader: Any, order: BatchOrder) -> None:
         run.minutes, clock = run.minutes + (now - clock) / 60, now
         bar.update()
         epoch, ends_epoch = run.step // order.steps_per_epoch, run.step % order.steps_per_epoch == 0
-        if run.step % REPORT_EVERY == 0 or ends_epoch:
+        saves = ends_epoch or (preset.save_every and run.step % preset.save_every == 0)
+        if run.step % REPORT_EVERY == 0 or saves:  # always before a save: it must not replace a sound checkpoint
             _report(run, bar, losses, outputs, order)
         if ends_epoch and (epoch % preset.eval_every == 0 or run.step == order.steps):
             metrics = run.measure()
@@ -342,7 +353,7 @@ def _loop(run: Run, loader: Any, order: BatchOrder) -> None:
                 run.accelerator.log({f"val/{k}": v for k, v in metrics.items()}, step=run.step)
                 bar.write(f"epoch {epoch}: " + ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
             clock = time.monotonic() if not metrics else clock
-        if ends_epoch or (preset.save_every and run.step % preset.save_every == 0):
+        if saves:
             run.save()
             if main:
                 write_json(run.out / "history.json", run.history)
@@ -353,11 +364,11 @@ def _report(run: Run, bar: tqdm, losses: list[Tensor], outputs: dict[str, Tensor
     """Looks at the losses since the last look: the guard, the bar, the tracker, the curve."""
     loss = torch.stack(losses).mean().item()
     losses.clear()
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss is {loss} at step {run.step}; lower optim.lr (now {run.preset.optim.lr}); "
-            f"the checkpoint in {run.out / 'last'} is from before"
-        )
+    if not math.isfinite(loss) or not _finite(run.model.clip):
+        what = "a weight is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+        last = run.out / "last"
+        kept = f"the checkpoint in {last} is from before" if last.exists() else "nothing was saved"
+        raise UserError(f"{what} at step {run.step}; lower optim.lr (now {run.preset.optim.lr}); {kept}")
     if outputs["cosine"].item() > COLLAPSED and run.step > order.steps // 10:
         bar.write(
             "warning: all pictures get nearly the same embedding (collapse); set optim.lr lower or batch_size higher"
@@ -368,6 +379,11 @@ def _report(run: Run, bar: tqdm, losses: list[Tensor], outputs: dict[str, Tensor
     run.history.append({"step": run.step, "minutes": run.minutes, "loss": loss})
     lr = run.optimizer.param_groups[0]["lr"]
     run.accelerator.log({"loss": loss, "lr": lr, "logit_scale": scale, "images_per_second": rate}, step=run.step)
+
+
+def _finite(module: nn.Module) -> bool:
+    """Whether all weights are numbers: after a step that was too long the loss shows it only at the next one."""
+    return bool(torch.stack([p.isfinite().all() for p in module.parameters()]).all())
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

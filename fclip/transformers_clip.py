@@ -5,6 +5,7 @@ The differences: names; q, k and v in one matrix; projections transposed; the ac
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -38,9 +39,12 @@ def architecture_from_transformers(saved: dict[str, Any]) -> dict[str, Any]:
     from transformers import CLIPConfig
 
     config = CLIPConfig.from_dict(saved)
-    vision, text = config.vision_config, config.text_config
+    vision: Any = config.vision_config
+    text: Any = config.text_config
     if vision.hidden_act != text.hidden_act or vision.hidden_act not in ("quick_gelu", "gelu"):
         raise UserError(f"expected quick_gelu or gelu in both towers, got {vision.hidden_act} and {text.hidden_act}")
+    if (vision.layer_norm_eps, text.layer_norm_eps) != (1e-5, 1e-5):
+        raise UserError(f"expected layer_norm_eps 1e-5, got {vision.layer_norm_eps} and {text.layer_norm_eps}")
     return {
         "embed_dim": config.projection_dim,
         "quick_gelu": vision.hidden_act == "quick_gelu",
@@ -49,7 +53,7 @@ def architecture_from_transformers(saved: dict[str, Any]) -> dict[str, Any]:
             "layers": vision.num_hidden_layers,
             "width": vision.hidden_size,
             "head_width": vision.hidden_size // vision.num_attention_heads,
-            "mlp_ratio": vision.intermediate_size / vision.hidden_size,
+            "mlp_ratio": _ratio(vision),
             "patch_size": vision.patch_size,
         },
         "text_cfg": {
@@ -58,9 +62,16 @@ def architecture_from_transformers(saved: dict[str, Any]) -> dict[str, Any]:
             "width": text.hidden_size,
             "heads": text.num_attention_heads,
             "layers": text.num_hidden_layers,
-            "mlp_ratio": text.intermediate_size / text.hidden_size,
+            "mlp_ratio": _ratio(text),
         },
     }
+
+
+def _ratio(tower: Any) -> float:
+    """The ratio from which open_clip gets the inner width back: it rounds width * ratio down."""
+    ratio = tower.intermediate_size / tower.hidden_size
+    exact = int(tower.hidden_size * ratio) == tower.intermediate_size
+    return ratio if exact else math.nextafter(ratio, math.inf)
 
 
 def state_from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:

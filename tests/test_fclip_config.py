@@ -1,0 +1,160 @@
+"""Presets: every key is documented, every mistake is one line that says what to write instead."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fclip import config
+from fclip.config import Preset, dump_preset, load_preset, preset_from
+from fclip.errors import UserError
+
+PRESETS = sorted((Path(__file__).parent.parent / "experiments" / "presets").glob("*.yaml"))
+SECTIONS = {f.name: f.default_factory for f in dataclasses.fields(Preset) if f.default is dataclasses.MISSING}
+
+
+def written(folder: Path, text: str = "epochs: 3\noptim:\n  lr: 1e-3\n") -> Path:
+    file = folder / "preset.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_every_field_has_a_comment():
+    source = Path(config.__file__).read_text(encoding="utf-8")
+    lines = source.splitlines()
+    bare = []
+    for node in ast.walk(ast.parse(source)):
+        fields = [n for n in node.body if isinstance(n, ast.AnnAssign)] if isinstance(node, ast.ClassDef) else []
+        for field in fields:
+            last, before = lines[(field.end_lineno or 0) - 1], lines[field.lineno - 2].strip()
+            section = "default_factory" in last  # explained by its own docstring
+            if not section and "  # " not in last[field.end_col_offset :] and not before.startswith("# "):
+                bare.append(f"{node.name}.{ast.unparse(field.target)}")
+    assert bare == []
+    assert all(section.__doc__ for section in [Preset, *SECTIONS.values()])
+
+
+@pytest.mark.parametrize("file", PRESETS, ids=lambda file: file.stem)
+def test_every_preset_loads(file):
+    assert load_preset(file).out.startswith("runs/")
+
+
+def test_presets_do_not_write_over_each_other():
+    assert len({load_preset(file).out for file in PRESETS}) == len(PRESETS) > 0
+
+
+def test_nothing_given_is_the_defaults(tmp_path):
+    assert load_preset(written(tmp_path, "")) == preset_from({}) == Preset()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["epochs=5", "optim.lr=3e-4", "captions.drop=0", "model.image-size=[96, 128]"],
+        ["--epochs", "5", "--optim.lr", "3e-4", "--captions.drop", "0", "--model.image_size", "[96, 128]"],
+        ["--epochs=5", "--optim.lr=3e-4", "--captions.drop=0", "--model.image-size=[96,128]"],
+    ],
+)
+def test_overrides_in_three_spellings(tmp_path, words):
+    preset = load_preset(written(tmp_path), words)
+    assert (preset.epochs, preset.optim.lr, preset.captions.drop) == (5, 3e-4, 0)
+    assert preset.model.image_size == (96, 128)
+    assert preset.optim.warmup == Preset().optim.warmup
+
+
+@pytest.mark.parametrize(
+    ("word", "get", "value"),
+    [
+        ("data.catalogue=[drawn:100, ~/shop.csv]", lambda p: p.data.catalogue, ("drawn:100", "~/shop.csv")),
+        ("freeze=[visual.*]", lambda p: p.freeze, ("visual.*",)),
+        ("data.format=null", lambda p: p.data.format, None),
+        ("channels_last=true", lambda p: p.channels_last, True),
+        ("captions.paraphrases=[]", lambda p: p.captions.paraphrases, ()),
+        ("captions.template='[{a} ]{b}'", lambda p: p.captions.template, "[{a} ]{b}"),
+        ("out=runs/a=b", lambda p: p.out, "runs/a=b"),
+        ("model.mean=[0.5, 1, 0]", lambda p: p.model.mean, (0.5, 1.0, 0.0)),
+        ("optim.weight_decay=1e-2", lambda p: p.optim.weight_decay, 0.01),
+    ],
+)
+def test_override_values_are_yaml(tmp_path, word, get, value):
+    assert get(load_preset(written(tmp_path), [word])) == value
+
+
+def test_the_last_override_wins_and_its_value_may_look_like_a_flag(tmp_path):
+    assert load_preset(written(tmp_path), ["seed=1", "--seed", "2", "--out", "--odd"]).seed == 2
+    assert load_preset(written(tmp_path), ["--optim.ema", "-1"]).optim.ema == -1
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("epoch: 3", [], "unknown key 'epoch'; did you mean 'epochs'?"),
+        ("optim: {learning: 1}", [], r"unknown key 'optim.learning'; .*known: beta1, "),
+        ("", ["optim.warm-up=0"], "unknown key 'optim.warm_up'; did you mean 'warmup'?"),
+        ("", ["captoins.drop=1"], "unknown key 'captoins'; did you mean 'captions'?"),
+        ("epochs: many", [], "epochs: .*integer.*, got 'many'"),
+        ("epochs: 1.5", [], "epochs: .*integer.*, got 1.5"),
+        ("data: {catalogue: drawn}", [], r"data\.catalogue: expected a list, .*, got 'drawn'"),
+        ("model: {image_size: [96]}", [], r"model\.image_size"),
+        ("model: {tokenizer: words}", [], r"model\.tokenizer: .*'own' or 'trained', got 'words'"),
+        ("optim: fast", [], "optim: expected keys below it, got 'fast'"),
+        ("epochs: 3", ["epochs.lr=1"], "cannot set epochs.lr: epochs is a value"),
+        ("", ["epochs"], "expected key=value or --key value, got 'epochs'"),
+        ("", ["--epochs"], "expected key=value or --key value, got '--epochs'"),
+        ("", ["captions.template=[{a} ]{b}"], r"cannot read the value of captions.template .*quotes"),
+        ("3: 4", [], "3: keys should be strings"),
+        ("[1, 2]", [], "should hold keys and values, .*got a list"),
+        ("a: [", [], "is no YAML"),
+        ("a: \x07", [], "is no YAML"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, text, overrides, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_preset(written(tmp_path, text), overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_preset_is_one_line(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes("out: mäntel".encode("latin-1"))
+    for file, message in ((tmp_path / "none.yaml", "No such file"), (tmp_path, "directory"), ("latin.yaml", "no YAML")):
+        with pytest.raises(UserError, match=message) as caught:
+            load_preset(tmp_path / file)
+        assert "\n" not in str(caught.value)
+
+
+NAMES = st.text(max_size=12) | st.sampled_from(["1e-3", "null", "yes", "12", "- a", "a: b", "#", "é"])
+SOME = st.fixed_dictionaries(
+    {},
+    optional={
+        "out": NAMES,
+        "seed": st.integers(0, 2**63),
+        "freeze": st.lists(NAMES, max_size=3),
+        "bf16_on_cpu": st.booleans(),
+        "model": st.fixed_dictionaries(
+            {}, optional={"image_size": st.none() | st.tuples(st.integers(1, 999), st.integers(1, 999)), "name": NAMES}
+        ),
+        "captions": st.fixed_dictionaries({}, optional={"template": st.none() | NAMES, "drop": st.floats(0, 1)}),
+        "optim": st.fixed_dictionaries({}, optional={"lr": st.floats(1e-12, 1e6), "clip_norm": st.floats(0, 1e30)}),
+    },
+)
+
+
+@given(values=SOME)
+@settings(max_examples=40, deadline=None)
+def test_what_is_dumped_loads_equal(values):
+    preset = preset_from(values)
+    again = yaml.safe_load(dump_preset(preset))
+    assert preset_from(again) == preset
+    assert dump_preset(preset_from(again)) == dump_preset(preset)
+    assert list(again) == [f.name for f in dataclasses.fields(Preset)]
+
+
+def test_a_preset_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Preset().epochs = 3  # type: ignore[misc]

@@ -1,0 +1,145 @@
+"""Two and three real processes over gloo do what one process with their whole batch does.
+
+Everything is computed in float64, so that a wrong factor cannot hide in rounding. Adam hides a uniform factor in the
+gradients; they are compared by themselves.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+
+from fclip.batches import BatchOrder, TrainingPictures, training_batches
+from fclip.captions import captions_for
+from fclip.catalogue.drawn import draw_catalogue
+from fclip.catalogue.schema import groups_of
+from fclip.config import Preset, preset_from
+from fclip.distributed import gather
+from fclip.pretrained import build_model
+from fclip.training import Run, _training_mode
+
+WHOLE_BATCH = 12
+LOSSES = {
+    "clip": {"positives": "clip"},
+    "equal": {"positives": "equal"},
+    "compatible and surfacing": {"positives": "compatible", "surfacing": 0.7, "negatives": 99},
+}
+
+
+@cache
+def _catalogue() -> Dataset:
+    return draw_catalogue(items=12, views=2, size_px=32)
+
+
+def _preset(world: int, loss: dict) -> Preset:
+    keys = {"out": "unused", "epochs": 2, "batch_size": WHOLE_BATCH // world, "track": "none", "loss": loss}
+    tower = {"name": "timm:test_resnet", "image_size": (32, 32), "tokenizer": "trained"}
+    sizes = {"embed_dim": 16, "text_width": 16, "text_layers": 1, "text_heads": 2}
+    return preset_from(keys | {"model": tower | sizes, "data": {"workers": 0}, "freeze_batch_norm": True})
+
+
+def _run(world: int, loss: dict) -> tuple[Run, list[dict]]:
+    """A run and this process's batches of all its steps."""
+    preset, catalogue = _preset(world, loss), _catalogue()
+    captions = captions_for(groups_of(catalogue), drop=0.5)
+    torch.manual_seed(0)
+    texts = [captions.render(attributes) for attributes in catalogue["attributes"][:]]
+    model = build_model(preset.model, captions, texts).double()
+    pictures = TrainingPictures(catalogue, captions, model.preprocess, preset.data, preset.seed, preset.epochs)
+    run = Run(preset, model, pictures, None)
+    return run, list(training_batches(pictures, model.tokenizer, run.order(), 0))
+
+
+def _work(rank: int, world: int, port: int, out: Path) -> None:
+    """One process: for every loss the first gradients, each step's loss, and the weights after four steps."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
+    os.environ |= {k: str(v) for k, v in place.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+    torch.set_num_threads(1)
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    found = {name: _steps(world, loss) for name, loss in LOSSES.items()}
+    found["gathered"] = _gathered(rank)
+    torch.save(found, out / f"{world}-{rank}.pt")
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def _steps(world: int, loss: dict) -> dict:
+    run, batches = _run(world, loss)
+    assert run.accelerator.num_processes == world
+    _training_mode(run.step_module, freeze_batch_norm=True)
+    for batch in batches:
+        batch.pop("skipped")
+    run.accelerator.backward(run.step_module(batches[0])["loss"])
+    gradients = {n: p.grad.clone() for n, p in run.model.clip.named_parameters()}
+    run.optimizer.zero_grad()
+    losses = [run.take_step(batch, len(batches))["loss"] for batch in batches]
+    return {"gradients": gradients, "losses": torch.stack(losses), "weights": dict(run.model.clip.state_dict())}
+
+
+def _gathered(rank: int) -> torch.Tensor:
+    """Each process gathers (1 row, of its rank), weighs the rows by 1, 2, … and returns its own row's gradient."""
+    own = torch.full((1, 2), float(rank), dtype=torch.float64, requires_grad=True)
+    rows = gather(own)
+    assert torch.equal(rows.detach(), gather(own.detach()))
+    (rows * torch.arange(1, len(rows) + 1)[:, None]).sum().backward()
+    return torch.stack([rows[:, 0].detach().sum(), own.grad[0, 0]])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict[int, list[dict]]:
+    """Processes → what each of them found; one fork server imports for all."""
+    out = tmp_path_factory.mktemp("processes")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fclip.training", "fclip.pretrained", "fclip.catalogue.drawn"])
+    started = []
+    for world in (1, 2, 3):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        started += [context.Process(target=_work, args=(rank, world, port, out)) for rank in range(world)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(120)
+    assert [process.exitcode for process in started] == [0] * 6
+    return {world: [torch.load(out / f"{world}-{rank}.pt") for rank in range(world)] for world in (1, 2, 3)}
+
+
+def test_twins_straddle_the_processes(texts):
+    """Else the tests below would not see positives that lie on another process."""
+    for world in (2, 3):
+        parts = [next(iter(BatchOrder(24, WHOLE_BATCH // world, 2, 0, rank, world))) for rank in range(world)]
+        first, second = ({texts[i] for i in part} for part in parts[:2])
+        assert first & second
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_processes_together_equal_one(results, world, loss):
+    (alone,), parts = ([part[loss] for part in results[w]] for w in (1, world))
+    assert alone["losses"].dtype == torch.float64
+    mean_loss = torch.stack([part["losses"] for part in parts]).mean(dim=0)  # the surfacing loss is each one's own
+    torch.testing.assert_close(mean_loss, alone["losses"], rtol=1e-9, atol=1e-9)
+    for part in parts:
+        torch.testing.assert_close(part["gradients"], alone["gradients"], rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(part["weights"], alone["weights"], rtol=1e-7, atol=1e-7)
+
+
+def test_the_gradient_of_a_gather_is_the_sum_over_the_processes(results):
+    """W times the true one: the mean over processes in DDP takes that out again."""
+    for world, parts in results.items():
+        for rank, part in enumerate(parts):
+            assert part["gathered"].tolist() == [sum(range(world)), world * (rank + 1)]
+
+
+def test_alone_gathering_changes_nothing():
+    values = torch.randn(3, 2, requires_grad=True)
+    assert gather(values) is values

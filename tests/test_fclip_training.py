@@ -1,0 +1,346 @@
+"""The training loop: it learns, it is reproducible, it survives a kill, and it refuses what cannot work."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+import fclip.training
+from fclip.batches import TrainingPictures
+from fclip.checkpoint import load_checkpoint
+from fclip.embedding import embed_catalogue, embed_texts
+from fclip.errors import UserError
+from fclip.files import read_json
+from fclip.model import MAX_LOGIT_SCALE
+from fclip.training import Run, freeze, lr_factor, no_weight_decay, parameter_groups, read_history, train
+
+AUGMENTED = {"crop": 0.7, "aspect": 1.2, "flip": 0.5, "brightness": 0.1, "contrast": 0.1}
+
+
+@pytest.fixture
+def fit(build, catalogue, captions):
+    """fit(preset, evaluate=…, resume=…, on=catalogue, model=…) → the finished Run of a fresh model."""
+
+    def go(preset, evaluate=None, resume=None, on: Dataset = catalogue, model=None) -> Run:
+        model = model or build(drop_path=preset.model.drop_path)
+        pictures = TrainingPictures(on, captions, model.preprocess, preset.data, preset.seed, preset.epochs)
+        return train(preset, model, pictures, evaluate, resume)
+
+    return go
+
+
+def constant(model) -> dict[str, float]:
+    return {"score": 0.5}
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in run.model.clip.state_dict().items()}
+
+
+def curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """A history without the clock."""
+    return [{k: v for k, v in entry.items() if k != "minutes"} for entry in history]
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    """Bit for bit."""
+    assert a.keys() == b.keys()
+    assert [k for k in a if not torch.equal(a[k], b[k])] == []
+
+
+# It learns
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"positives": "clip"},
+        {"positives": "equal"},
+        {"positives": "compatible"},
+        {"positives": "compatible", "surfacing": 1.0, "negatives": 99},
+        {"positives": "clip", "surfacing": 1.0, "negatives": 2},
+    ],
+    ids=lambda loss: " ".join(f"{k}={v}" for k, v in loss.items()),
+)
+def test_it_overfits_one_batch(fit, preset, build, catalogue, captions, loss):
+    products = catalogue.select(range(0, 24, 2))  # one view of each: twelve distinct captions
+    model = build()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.5  # thirty steps are too few for the usual running mean
+    run = fit(preset(epochs=30, batch_size=12, loss=loss, optim={"lr": 5e-3}), on=products, model=model)
+    texts = [captions.render(a) for a in products["attributes"][:]]
+    similarity = embed_catalogue(run.model, products).vectors @ embed_texts(run.model, texts).T
+    assert run.history[0]["loss"] > 2
+    assert run.history[-1]["loss"] < 0.1
+    assert (similarity.argmax(axis=1) == np.arange(12)).all()
+
+
+def test_growing_pictures_train_the_same_tower(fit, preset):
+    run = fit(preset(epochs=3, data={"first_size": 0.5}))
+    assert run.step == 9
+
+
+# It is reproducible
+
+
+def test_two_runs_are_equal_bit_for_bit(fit, preset):
+    first, second = (
+        fit(preset(out=f"{preset().out}-{n}", data=AUGMENTED, optim={"ema": 0.5}), constant) for n in (1, 2)
+    )
+    assert_equal(weights(first), weights(second))
+    assert curve(first.history) == curve(second.history)
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture
+def kill_at(monkeypatch):
+    """kill_at(n): the next run dies when it starts its step n; kill_at(None): runs live again."""
+    take_step = Run.take_step
+
+    def arm(step: int | None) -> None:
+        def wrapped(run, batch, steps):
+            if run.step == step:
+                raise KilledError
+            return take_step(run, batch, steps)
+
+        monkeypatch.setattr(Run, "take_step", wrapped)
+
+    return arm
+
+
+@pytest.mark.parametrize(
+    ("keys", "dies", "resumes"),
+    [
+        ({}, 3, 3),  # right after the save at the end of an epoch
+        ({}, 5, 3),  # in the middle of an epoch: two steps are done again
+        ({"save_every": 2}, 5, 4),
+        ({"save_every": 1, "optim": {"ema": 0.9}}, 4, 4),
+        ({"save_every": 2, "model": {"drop_path": 0.5}}, 5, 4),
+        ({"save_every": 2, "loss": {"surfacing": 1.0, "negatives": 3}}, 7, 6),  # draws captions each step
+        ({"freeze_batch_norm": True, "freeze": ("visual.trunk.conv1.*",)}, 5, 3),
+        ({"channels_last": True}, 5, 3),
+    ],
+    ids=["at an epoch", "in an epoch", "save_every", "ema", "drop_path", "random bank", "frozen", "channels_last"],
+)
+def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(fit, preset, kill_at, keys, dies, resumes):
+    whole, broken = (preset(epochs=3, data=AUGMENTED, out=preset().out + end, **keys) for end in ("", "-killed"))
+    scores = {3: 0.3, 6: 0.9, 9: 0.6}
+
+    def evaluate(model) -> dict[str, float]:
+        return {"score": scores[round(lives[-1].step)]}
+
+    lives = []
+    kept = Run.__init__
+
+    def remember(run, *args):
+        kept(run, *args)
+        lives.append(run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "__init__", remember)
+        uninterrupted = fit(whole, evaluate)
+        kill_at(dies)
+        with pytest.raises(KilledError):
+            fit(broken, evaluate)
+        kill_at(None)
+        last = Path(broken.out) / "last"
+        assert read_json(last / "metrics.json", "")["step"] == resumes
+        torch.rand(5)  # whatever happens in the process between the two lives
+        resumed = fit(broken, evaluate, resume=last)
+    assert_equal(weights(uninterrupted), weights(resumed))
+    assert curve(uninterrupted.history) == curve(resumed.history) == curve(read_history(broken.out))
+    assert uninterrupted.best == resumed.best == 0.9
+    assert_equal(*(load_checkpoint(Path(p.out) / "best").clip.state_dict() for p in (whole, broken)))
+    if uninterrupted.average is not None:
+        assert_equal(uninterrupted.average.state_dict(), resumed.average.state_dict())
+
+
+def test_a_resumed_run_remembers_the_unreadable_pictures(fit, preset, catalogue, broken, kill_at):
+    damaged = broken(catalogue, [5])
+    kill_at(4)
+    with pytest.raises(KilledError):
+        fit(preset(epochs=2), on=damaged)
+    kill_at(None)
+    run = fit(preset(epochs=2), on=damaged, resume=Path(preset().out) / "last")
+    assert [line.split(":")[0] for line in run.skipped] == [catalogue["id"][5]]
+
+
+def test_another_preset_cannot_be_resumed_and_the_key_is_named(fit, preset):
+    run = fit(preset(epochs=1))
+    with pytest.raises(UserError, match=r"had another preset: lr: 0\.5 \(was lr: 0\.001\); resume it unchanged"):
+        fit(preset(epochs=1, optim={"lr": 0.5}), resume=run.out / "last")
+    with pytest.raises(UserError, match=r"epochs: 2 \(was epochs: 1\)"):
+        fit(preset(epochs=2), resume=run.out / "last")
+
+
+def test_where_and_how_often_it_saves_may_change(fit, preset, tmp_path):
+    run = fit(preset(epochs=1))
+    resumed = fit(preset(epochs=1, out=str(tmp_path / "other"), save_every=7), resume=run.out / "last")
+    assert resumed.step == 3
+
+
+def test_only_a_training_checkpoint_can_be_resumed(fit, preset, tmp_path):
+    with pytest.raises(UserError, match=r"expected a training checkpoint \(OUT/last\), found no state.pt"):
+        fit(preset(), resume=tmp_path)
+
+
+# It stops where it must
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(fit, preset):
+    with pytest.raises(UserError, match=r"the loss is nan at step 3; lower optim.lr \(now 1e\+30\); nothing was saved"):
+        fit(preset(optim={"lr": 1e30}))
+
+
+@pytest.mark.parametrize("save_every", [0, 1])
+def test_a_broken_model_never_replaces_the_last_sound_checkpoint(fit, preset, monkeypatch, save_every):
+    """The step that breaks the weights still has a finite loss: saving right after it would keep the wreck."""
+    sound = lr_factor
+    monkeypatch.setattr(fclip.training, "lr_factor", lambda step, *rest: sound(step, *rest) if step < 3 else math.nan)
+    with pytest.raises(UserError, match=r"not finite|nan at step [46]; lower .*; the checkpoint in .*last is from bef"):
+        fit(preset(save_every=save_every), constant)
+    last = load_checkpoint(Path(preset().out) / "last")
+    assert all(p.isfinite().all() for p in last.clip.parameters())
+    assert read_json(Path(preset().out) / "last" / "metrics.json", "")["step"] == 3
+
+
+def test_it_warns_when_all_pictures_get_the_same_embedding(fit, preset, catalogue, capsys):
+    columns = catalogue.to_dict()
+    columns["image"] = [columns["image"][0]] * 24
+    fit(preset(), on=Dataset.from_dict(columns, features=catalogue.features))
+    assert "warning: all pictures get nearly the same embedding (collapse)" in capsys.readouterr().out
+    fit(preset(epochs=1))
+    assert "collapse" not in capsys.readouterr().out
+
+
+def test_a_batch_larger_than_the_data_is_refused(fit, preset):
+    with pytest.raises(UserError, match=r"expected at least 25 captioned pictures .*, got 24; set batch_size lower"):
+        fit(preset(batch_size=25))
+
+
+@pytest.mark.parametrize(("start", "end"), [(9.0, MAX_LOGIT_SCALE), (-3.0, 0.0)])
+def test_the_temperature_stays_in_clips_range(fit, preset, build, start, end):
+    model = build()
+    model.clip.logit_scale.data.fill_(start)
+    fit(preset(epochs=1, optim={"lr": 1e-9}), model=model)
+    assert model.clip.logit_scale.item() == pytest.approx(end, abs=1e-6)
+
+
+# What is kept
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.8])
+def test_best_is_the_epoch_with_the_highest_score_and_last_is_the_end(fit, preset, monkeypatch, ema):
+    """With `ema` the best are the averaged weights: here averaged by hand, step by step."""
+    averages: list[dict[str, torch.Tensor]] = []
+    take_step = Run.take_step
+
+    def follow(run, batch, steps):
+        outputs = take_step(run, batch, steps)
+        new = {k: v.double() for k, v in weights(run).items()}
+        old = averages[-1] if averages else new
+        averages.append({k: ema * old[k] + (1 - ema) * new[k] for k in new})
+        return outputs
+
+    monkeypatch.setattr(Run, "take_step", follow)
+    scores = iter([0.1, 0.9, 0.5])
+    run = fit(preset(epochs=3, optim={"ema": ema}), lambda model: {"score": next(scores)})
+    best, last = (load_checkpoint(run.out / name).clip.state_dict() for name in ("best", "last"))
+    expected = averages[5]  # after two epochs of three steps
+    for name, value in best.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
+    assert_equal(last, weights(run))
+    assert read_json(run.out / "best" / "metrics.json", "") == {"step": 6, "score": 0.9}
+    assert run.best == 0.9
+
+
+def test_the_history_holds_losses_and_scores(fit, preset):
+    run = fit(preset(epochs=4, eval_every=2), constant)
+    history = read_history(run.out)
+    assert [entry["step"] for entry in history if "loss" in entry] == [3, 6, 9, 10, 12]
+    assert [(e["epoch"], e["score"]) for e in history if "score" in e] == [(2, 0.5), (4, 0.5)]
+
+
+def test_the_last_epoch_is_measured_whatever_eval_every_says(fit, preset):
+    run = fit(preset(epochs=3, eval_every=2), constant)
+    assert [entry["epoch"] for entry in run.history if "score" in entry] == [2, 3]
+
+
+# What learns, and how fast
+
+
+def test_learning_rate_by_hand():
+    """Ten steps up, then half a cosine over ninety."""
+    assert [lr_factor(step, 100, 0.1) for step in (0, 4, 9, 10)] == [0.1, 0.5, 1.0, 1.0]
+    assert lr_factor(55, 100, 0.1) == pytest.approx(0.5)
+    assert lr_factor(40, 100, 0.1) == pytest.approx(0.75)
+    assert lr_factor(99, 100, 0.1) == pytest.approx(0.5 * (1 + math.cos(math.pi * 89 / 90)))
+    assert [lr_factor(step, 4, 0.0) for step in range(4)] == pytest.approx([1, 1, 0.75, 0.25])
+    assert lr_factor(0, 1, 0.05) == 1
+
+
+def test_the_optimiser_follows_the_learning_rate_and_its_factors(fit, preset):
+    run = fit(preset(epochs=1, optim={"lr": 0.01, "image_lr": 0.1, "head_lr": 2, "text_lr": 0.5}))
+    names = {id(p): name for name, p in run.model.clip.named_parameters()}
+    factors = {}
+    for group in run.optimizer.param_groups:
+        assert group["lr"] == pytest.approx(group["peak"] * lr_factor(2, 3, 0.05))
+        factors |= {names[id(p)]: group["peak"] / 0.01 for p in group["params"]}
+    some = ("visual.trunk.conv1.0.weight", "visual.head.proj.weight", "text.ln_final.bias", "logit_scale")
+    assert [factors[name] for name in some] == pytest.approx([0.1, 2, 0.5, 1])
+    assert factors.keys() == set(names.values())
+
+
+def test_weights_decay_but_vectors_norms_and_exempt_tables_do_not(preset, model):
+    """Swin's relative_position_bias_table is two-dimensional; only its tower's own list exempts it."""
+    from timm.models.swin_transformer import SwinTransformer
+
+    model.clip.visual.trunk = SwinTransformer(
+        img_size=32, patch_size=4, window_size=4, embed_dim=8, depths=(1, 1), num_heads=(1, 2), num_classes=0
+    )
+    tables = {n for n, _ in model.clip.named_parameters() if n.endswith("relative_position_bias_table")}
+    assert len(tables) == 2
+    assert tables <= no_weight_decay(model.clip)
+    groups = parameter_groups(model, preset())
+    names = {id(p): name for name, p in model.clip.named_parameters()}
+    decay = {names[id(p)]: g["weight_decay"] for g in groups for p in g["params"]}
+    exempt = {n for n in decay if n.endswith(("bias", "bias_table", "positional_embedding", "logit_scale"))}
+    exempt |= {n for n in decay if "norm" in n or ".ln_" in n}
+    assert {n for n, value in decay.items() if value == 0} == exempt
+    assert {value for n, value in decay.items() if n not in exempt} == {0.05}
+    assert "visual.trunk.layers.0.blocks.0.attn.qkv.weight" not in exempt
+
+
+def test_frozen_parameters_stay_and_the_others_learn(fit, preset, build):
+    before = build().clip.state_dict()
+    after = weights(fit(preset(epochs=1, freeze=("visual.trunk.layer[12].*", "text.token_embedding.*"))))
+    names = [n for n, _ in build().clip.named_parameters()]
+    stayed = {n for n in names if torch.equal(before[n], after[n])}
+    assert stayed == {n for n in names if "layer1" in n or "layer2" in n or "token_embedding" in n}
+
+
+def test_a_freeze_pattern_that_matches_nothing_is_refused(model):
+    with pytest.raises(
+        UserError, match=r"freeze pattern 'visual\.blocks\.\*' matches no parameter; names look like lo"
+    ):
+        freeze(model, ("visual.blocks.*",))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_freeze_batch_norm_keeps_the_statistics(fit, preset, build, frozen):
+    """Also after the first measurement, which puts the model in evaluation mode and back."""
+    before = build().clip.state_dict()
+    after = weights(fit(preset(freeze_batch_norm=frozen), constant))
+    statistics = [n for n in before if n.endswith(("running_mean", "running_var"))]
+    assert len(statistics) > 10
+    assert all(torch.equal(before[n], after[n]) == frozen for n in statistics)
