@@ -166,7 +166,7 @@ def evaluator(validation: Dataset, limit: int) -> Callable[[Model], dict[str, fl
 
 
 def _say_skipped(run: Run) -> None:
-    if run.skipped:
+    if run.skipped and run.accelerator.is_main_process:
         lines = "\n".join(run.skipped)
         file = run.out / "skipped.txt"
         file.write_text(lines + "\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fclip.errors import UserError, nearest
@@ -33,13 +33,14 @@ class ModelConfig:
     mean: tuple[float, float, float] | None = None  # of the pixels, 0..1; None: the weights' own
     std: tuple[float, float, float] | None = None  # of the pixels, 0..1; None: the weights' own
     tokenizer: Literal["own", "trained"] = "own"  # own: the architecture's; trained: on the captions
-    embed_dim: int = 256  # of the shared space; this and the rest are for timm: towers, which bring no text tower
+    # The rest is for timm: towers, which bring neither projection nor text tower.
+    embed_dim: PositiveInt = 256  # of the shared space
     drop_path: float = 0.0  # stochastic depth of the timm tower
-    text_width: int = 256  # of the text tower
-    text_layers: int = 2  # of the text tower
-    text_heads: int = 4  # of the text tower
-    context_length: int = 32  # tokens per caption
-    vocab_size: int = 1024  # of a trained tokenizer
+    text_width: PositiveInt = 256  # of the text tower
+    text_layers: PositiveInt = 2  # of the text tower
+    text_heads: PositiveInt = 4  # of the text tower
+    context_length: PositiveInt = 32  # tokens per caption
+    vocab_size: PositiveInt = 1024  # of a trained tokenizer
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -59,7 +60,7 @@ class DataConfig:
     # Side of the training pictures in the first epoch as a share of the tower's, growing evenly to 1 in the last: early
     # epochs cost a fraction and learn the coarse things. Only for towers that take any size (convolutional ones).
     first_size: float = 1.0
-    workers: int = 1  # processes that decode
+    workers: NonNegativeInt = 1  # processes that decode
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -80,24 +81,25 @@ class LossConfig:
     # clip: only the picture's own caption (CLIP, and the paper). equal: every picture with an equal caption.
     # compatible: every picture whose attributes do not contradict the caption, also a shortened one.
     positives: Literal["clip", "equal", "compatible"] = "compatible"
-    surfacing: float = 0.0  # weight of the surfacing loss: pictures over distinct whole captions, each counted once
-    negatives: int = 0  # captions drawn from the whole training split for it, besides those of the batch
+    # Weight of the surfacing loss: pictures over distinct whole captions, each counted once.
+    surfacing: NonNegativeFloat = 0.0
+    negatives: NonNegativeInt = 0  # captions drawn from the training split for it, besides those of the batch
 
 
 @dataclass(frozen=True, config=STRICT)
 class OptimConfig:
     """AdamW, linear warm-up, then cosine to zero."""
 
-    lr: float = 1e-3  # peak
-    image_lr: float = 1.0  # factor for the image tower (a pretrained one wants less)
-    head_lr: float = 1.0  # factor for the image tower's new projection
-    text_lr: float = 1.0  # factor for the text tower
-    weight_decay: float = 0.05  # not for biases, norms, and what the towers exempt
+    lr: NonNegativeFloat = 1e-3  # peak
+    image_lr: NonNegativeFloat = 1.0  # factor for the image tower (a pretrained one wants less)
+    head_lr: NonNegativeFloat = 1.0  # factor for the image tower's new projection
+    text_lr: NonNegativeFloat = 1.0  # factor for the text tower
+    weight_decay: NonNegativeFloat = 0.05  # not for biases, norms, and what the towers exempt
     beta1: float = 0.9  # AdamW
     beta2: float = 0.98  # AdamW; CLIP's for ViTs
-    warmup: float = 0.05  # share of all steps
-    clip_norm: float = 1.0  # of the gradient; 0: none
-    ema: float = 0.0  # decay of the averaged weights, which are then what is measured and kept; 0: none
+    warmup: NonNegativeFloat = 0.05  # share of all steps
+    clip_norm: NonNegativeFloat = 1.0  # of the gradient; 0: none
+    ema: NonNegativeFloat = 0.0  # decay of the averaged weights, which are then what is measured and kept; 0: none
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -106,11 +108,11 @@ class Preset:
 
     out: str = "runs/model"  # folder of the run: best/, last/, logs/
     seed: int = 0  # of initialisation, order and augmentation
-    epochs: int = 10  # passes over the training split
-    batch_size: int = 128  # per process
-    eval_every: int = 1  # epochs between measurements on the validation split
-    eval_limit: int = 2000  # pictures of the validation split that are measured in training; 0: all
-    save_every: int = 0  # steps between further checkpoints to resume from; 0: every epoch
+    epochs: PositiveInt = 10  # passes over the training split
+    batch_size: PositiveInt = 128  # per process
+    eval_every: PositiveInt = 1  # epochs between measurements on the validation split
+    eval_limit: NonNegativeInt = 2000  # pictures of the validation split that are measured in training; 0: all
+    save_every: NonNegativeInt = 0  # steps between further checkpoints to resume from; 0: every epoch
     freeze: tuple[str, ...] = ()  # parameters that stay as they are, by name pattern ("visual.trunk.blocks.0.*")
     freeze_batch_norm: bool = False  # keep the statistics that the image tower's weights came with
     channels_last: bool = False  # memory layout; faster for convolutional towers

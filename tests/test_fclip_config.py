@@ -88,7 +88,7 @@ def test_override_values_are_yaml(tmp_path, word, get, value):
 
 def test_the_last_override_wins_and_its_value_may_look_like_a_flag(tmp_path):
     assert load_preset(written(tmp_path), ["seed=1", "--seed", "2", "--out", "--odd"]).seed == 2
-    assert load_preset(written(tmp_path), ["--optim.ema", "-1"]).optim.ema == -1
+    assert load_preset(written(tmp_path), ["--seed", "-1"]).seed == -1
 
 
 @pytest.mark.parametrize(
@@ -158,3 +158,12 @@ def test_what_is_dumped_loads_equal(values):
 def test_a_preset_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Preset().epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("override", ["batch_size=0", "epochs=-1", "optim.lr=-0.1", "data.workers=-2"])
+def test_a_number_out_of_range_is_one_line(override: str, tmp_path: Path) -> None:
+    file = tmp_path / "preset.yaml"
+    file.write_text("seed: 1\n")
+    with pytest.raises(UserError, match=override.split("=")[0]) as caught:
+        load_preset(file, [override])
+    assert "\n" not in str(caught.value)
