@@ -110,10 +110,8 @@ def results(tmp_path_factory) -> dict[int, list[dict]]:
     for process in started:
         process.join(120)
     assert [process.exitcode for process in started] == [0] * 6
-    return {
-        world: [torch.load(out / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]
-        for world in (1, 2, 3)
-    }
+    ranks = {world: range(world) for world in (1, 2, 3)}
+    return {w: [torch.load(out / f"{w}-{r}.pt", weights_only=True) for r in of_w] for w, of_w in ranks.items()}
 
 
 def test_twins_straddle_the_processes(texts):
