@@ -73,7 +73,8 @@ def prepare(preset: Preset) -> Prepared:
     set_seed(preset.seed)
     catalogue = open_catalogue(preset.data.catalogue, format=preset.data.format)
     captions = _captions(preset, groups_of(catalogue))
-    check_groups(catalogue, captions.groups)
+    if preset.captions.template is not None:  # a style may know more groups than the catalogue; a template is meant
+        check_groups(catalogue, captions.groups)
     training = select_split(catalogue, preset.data.train_split)
     validation = select_split(catalogue, preset.data.val_split)
     model = build_model(preset.model, captions, _texts_for_tokenizer(captions, training))

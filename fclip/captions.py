@@ -208,7 +208,7 @@ def captions_for(groups: Sequence[str], style: str = "auto", **options: object) 
 
     Args:
         groups: the catalogue's attribute groups.
-        style: a key of STYLES, or "auto": the named style that knows most of the groups, else "value group, …".
+        style: a key of STYLES, or "auto": the style of which at least half of the groups are known, else "value group, …".
         options: `drop`, `whole`; `paraphrases` to replace the style's own.
 
     Raises:
@@ -226,7 +226,7 @@ def captions_for(groups: Sequence[str], style: str = "auto", **options: object) 
 def _best_style(groups: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     known = {name: set(_fields(parse(template))) for name, (template, _) in STYLES.items()}
     name = max(known, key=lambda n: len(known[n] & set(groups)) - 0.1 * len(known[n]))
-    if len(known[name] & set(groups)) >= 2:
+    if 2 * len(known[name] & set(groups)) >= len(known[name]):
         return STYLES[name]
     if not groups:
         raise UserError("the catalogue has no attribute groups; name columns with --map attributes=…")
