@@ -208,7 +208,7 @@ def captions_for(groups: Sequence[str], style: str = "auto", **options: object) 
 
     Args:
         groups: the catalogue's attribute groups.
-        style: a key of STYLES, or "auto": the style of which at least half of the groups are known, else "value group, …".
+        style: a key of STYLES, or "auto": the style of which at least half the groups are known, else "value group, …".
         options: `drop`, `whole`; `paraphrases` to replace the style's own.
 
     Raises:
