@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fnmatch
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -173,12 +172,6 @@ class Run:
         self.accelerator = Accelerator(
             mixed_precision="bf16" if bf16 else None, log_with=trackers, project_dir=str(self.out / "logs")
         )
-        launched = int(os.environ.get("WORLD_SIZE", "1"))
-        if launched != self.accelerator.num_processes:
-            raise UserError(
-                f"{launched} processes were launched, but each would train alone; without GPUs, launch with "
-                f"accelerate launch --cpu --num_processes {launched}"
-            )
         set_seed(preset.seed, device_specific=True)
         freeze(model, preset.freeze)
         if preset.channels_last:
