@@ -22,11 +22,29 @@ STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, config=STRICT)
+class StnConfig:
+    """The spatial transformer in front of the image tower; bounds and coordinates as in `stn`."""
+
+    # none: no transformer. affine: free. similarity: shift, zoom, rotation. scale_translation: the same unrotated.
+    # tps: thin-plate spline.
+    transform: Literal["none", "affine", "similarity", "scale_translation", "tps"] = "none"
+    localisation: Literal["paper", "residual"] = "paper"  # the net that chooses the transform; residual is stronger
+    look_size: tuple[int, int] | None = None  # (height, width) of what it samples from; None: the tower's input size
+    look_at: PositiveInt = 64  # side in pixels of the small copy that the localisation net sees
+    max_shift: NonNegativeFloat = 0.5  # of the centre, as a share of the half side
+    max_zoom: float = 2.0  # in or out, at most
+    max_angle_deg: NonNegativeFloat = 45.0  # of a similarity
+    max_bend: NonNegativeFloat = 0.25  # largest change of a free affine's entry, or of a spline's control point
+    points: PositiveInt = 4  # control points per side of a spline
+
+
+@dataclass(frozen=True, config=STRICT)
 class ModelConfig:
     """Which towers, from which weights."""
 
     name: str = "ViT-B-32"  # "fashionclip", an open_clip architecture, "hf-hub:owner/name", "timm:NAME", or a folder
     weights: str | None = None  # an open_clip tag ("laion2b_s34b_b79k") or a file, for an open_clip architecture
+    image_tower: str | None = None  # timm's name of a tower in place of the image tower of `name`
     image_weights: str | None = None  # a file for the image tower alone (timm's or torchvision's key names)
     image_size: tuple[int, int] | None = None  # (height, width) in pixels; None: the architecture's own
     resize_mode: Literal["shortest", "squash", "longest"] | None = None  # None: the weights' own
@@ -41,6 +59,7 @@ class ModelConfig:
     text_heads: PositiveInt = 4  # of the text tower
     context_length: PositiveInt = 32  # tokens per caption
     vocab_size: PositiveInt = 1024  # of a trained tokenizer
+    stn: StnConfig = dataclasses.field(default_factory=StnConfig)  # in front of the image tower
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -57,6 +76,10 @@ class DataConfig:
     brightness: float = 0.1  # largest relative change
     contrast: float = 0.1  # largest relative change (hue is left alone: colour is an attribute)
     erase: float = 0.0  # chance that a rectangle is greyed out
+    # A random pose: the whole picture moved, made smaller and turned, the rest filled with the padding's colour.
+    shift: NonNegativeFloat = 0.0  # largest move, as a share of the room that the smaller picture leaves (0..1)
+    shrink: float = 1.0  # smallest size, as a share of the side; 1: none
+    turn_deg: NonNegativeFloat = 0.0  # largest rotation either way
     # Side of the training pictures in the first epoch as a share of the tower's, growing evenly to 1 in the last: early
     # epochs cost a fraction and learn the coarse things. Only for towers that take any size (convolutional ones).
     first_size: float = 1.0
@@ -93,13 +116,31 @@ class OptimConfig:
     lr: NonNegativeFloat = 1e-3  # peak
     image_lr: NonNegativeFloat = 1.0  # factor for the image tower (a pretrained one wants less)
     head_lr: NonNegativeFloat = 1.0  # factor for the image tower's new projection
+    stn_lr: NonNegativeFloat = 1.0  # factor for the spatial transformer
     text_lr: NonNegativeFloat = 1.0  # factor for the text tower
     weight_decay: NonNegativeFloat = 0.05  # not for biases, norms, and what the towers exempt
     beta1: float = 0.9  # AdamW
     beta2: float = 0.98  # AdamW; CLIP's for ViTs
     warmup: NonNegativeFloat = 0.05  # share of all steps
     clip_norm: NonNegativeFloat = 1.0  # of the gradient; 0: none
+    layer_decay: float = 1.0  # factor on the rate of each layer against the one above it; 1: none
+    # Epochs in which only what is new learns (projection, spatial transformer, logit scale): a new image tower's
+    # projection is noise at first, and its gradient would spoil the tower.
+    head_epochs: NonNegativeFloat = 0.0
     ema: NonNegativeFloat = 0.0  # decay of the averaged weights, which are then what is measured and kept; 0: none
+    # Share of the trained weights in what is measured and kept, the rest being those it started from: WiSE-FT.
+    wise_ft: float = 1.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class LoraConfig:
+    """Low-rank adapters instead of full fine-tuning; merged into the weights whenever a checkpoint is written."""
+
+    rank: NonNegativeInt = 0  # of the adapters; 0: none, all weights learn
+    alpha: float = 16.0  # the update is scaled by alpha / rank
+    dropout: float = 0.0  # before the adapters
+    targets: tuple[str, ...] = ("*.attn", "*.mlp.c_fc", "*.mlp.c_proj")  # modules by name pattern
+    also: tuple[str, ...] = ("logit_scale",)  # parameters that learn besides, by name pattern
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -123,6 +164,7 @@ class Preset:
     captions: CaptionConfig = dataclasses.field(default_factory=CaptionConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
 
 
 def load_preset(file: str | Path, overrides: Sequence[str] = ()) -> Preset:
