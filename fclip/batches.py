@@ -151,7 +151,32 @@ def augment(pixels: Tensor, preprocess: Preprocess, data: DataConfig, rng: np.ra
         pixels = T.adjust_contrast(pixels, 1 + rng.uniform(-data.contrast, data.contrast))
     if data.erase and rng.random() < data.erase:
         pixels = _erase(pixels, rng)
+    if is_posed(data):
+        pixels = pose(pixels, data, rng, preprocess.fill_color)
     return pixels
+
+
+def is_posed(data: DataConfig) -> bool:
+    """Whether pictures get a random pose."""
+    return data.shrink < 1 or data.turn_deg > 0
+
+
+def pose(pixels: Tensor, data: DataConfig, rng: np.random.Generator, fill: int = 255) -> Tensor:
+    """The picture made smaller, turned and moved in a frame of its own size: uint8 (3, H, W) → uint8 (3, H, W).
+
+    The size is drawn evenly from `data.shrink` to 1, the angle up to `data.turn_deg` either way, and the place up to
+    the share `data.shift` of the room that the smaller picture has; `fill` is what is seen beside it.
+    """
+    height, width = pixels.shape[-2:]
+    size, turn = rng.uniform(data.shrink, 1), rng.uniform(-data.turn_deg, data.turn_deg)
+    x, y = rng.uniform(-data.shift, data.shift, 2)
+    h, w = max(1, round(height * size)), max(1, round(width * size))
+    small = T.resize(pixels, [h, w], antialias=True)
+    top, left = (height - h) // 2, (width - w) // 2
+    framed = T.pad(small, [left, top, width - w - left, height - h - top], fill=fill)
+    move = [round(x * (width - w) / 2), round(y * (height - h) / 2)]
+    bilinear = T.InterpolationMode.BILINEAR
+    return T.affine(framed, turn, move, 1.0, [0.0, 0.0], interpolation=bilinear, fill=[fill] * 3)
 
 
 def _erase(pixels: Tensor, rng: np.random.Generator) -> Tensor:

@@ -24,6 +24,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from fclip.captions import Captions
 from fclip.tokenizer import Tokenizer
+from stn import SpatialTransformer
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP, section 2.5
 MAX_LOGIT_SCALE = math.log(100)
@@ -150,17 +151,45 @@ class Model(nn.Module):
 
 
 def instantiate(architecture: dict[str, Any]) -> nn.Module:
-    """open_clip's model of this `model_cfg`, with random weights."""
+    """open_clip's model of this `model_cfg`, with random weights; behind a spatial transformer when it has `stn`."""
     from open_clip import CLIP, CustomTextCLIP
 
+    import fclip.towers  # noqa: F401  (makes ours known to timm)
+
     cfg = copy.deepcopy(architecture)
-    text = cfg["text_cfg"]
+    text, look = cfg["text_cfg"], cfg.pop("stn", None)
     custom = cfg.pop("custom_text", False) or "hf_model_name" in text
     if cfg["vision_cfg"].get("timm_model_name"):
         cfg["vision_cfg"]["timm_model_pretrained"] = False  # weights come from the checkpoint
     if "hf_model_name" in text:
         text["hf_model_pretrained"] = False
-    return (CustomTextCLIP if custom else CLIP)(**cfg)
+    clip: Any = (CustomTextCLIP if custom else CLIP)(**cfg)
+    _set_trunk_size(clip.visual)
+    if look:
+        clip.visual = LookingTower(SpatialTransformer(**look), clip.visual)
+    return clip
+
+
+class LookingTower(nn.Module):
+    """An image tower that looks through a spatial transformer: pictures of `stn.in_size` in, whatever the tower is."""
+
+    def __init__(self, stn: SpatialTransformer, tower: nn.Module) -> None:
+        super().__init__()
+        self.stn, self.tower = stn, tower
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, H, W) → vectors (B, D)."""
+        return self.tower(self.stn(pixels))
+
+
+def _set_trunk_size(visual: Any) -> None:
+    """open_clip tells a timm trunk its input size only when it loads weights; windows and positions hang on it."""
+    trunk = getattr(visual, "trunk", None)
+    if not hasattr(trunk, "set_input_size"):
+        return
+    own = trunk.patch_embed.img_size if hasattr(trunk, "patch_embed") else None
+    if own is not None and tuple(own) != tuple(visual.image_size):
+        trunk.set_input_size(tuple(visual.image_size))
 
 
 def unique(texts: Sequence[str]) -> list[str]:

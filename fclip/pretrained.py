@@ -3,7 +3,7 @@
 ViT-B-32-quickgelu            an open_clip architecture; `weights` is one of its tags or a file
 fashionclip                   FashionCLIP 2.0 (patrickjohncyh/fashion-clip, MIT): ViT-B/32 with QuickGELU
 hf-hub:owner/name             an open_clip model on the hub
-timm:mobilenetv2_100          a timm image tower beside a small text tower from scratch
+timm:mobilenetv2_100          a timm image tower beside a small text tower from scratch; NAME.TAG: timm's weights
 some/folder                   fclip checkpoint, `transformers` CLIP folder, or open_clip hub folder
 """
 
@@ -17,12 +17,14 @@ from typing import Any
 
 from fclip.captions import Captions
 from fclip.config import ModelConfig
-from fclip.errors import UserError, nearest
+from fclip.errors import UserError
 from fclip.files import expand, read_json
 from fclip.model import Model, ModelCard, Preprocess, instantiate
+from fclip.timm_tower import near, timm_preprocess, timm_vision_cfg, timm_weights
 from fclip.tokenizer import ClipTokenizer, HuggingFaceTokenizer, Tokenizer, TrainedTokenizer
 from fclip.transformers_clip import architecture_from_transformers, state_from_transformers
-from fclip.weights import load_image_weights, load_state, read_weights
+from fclip.variants import with_image_tower, with_stn
+from fclip.weights import load_image_state, load_image_weights, load_state, read_weights
 
 HUB_NAMES = {"fashionclip": "patrickjohncyh/fashion-clip"}  # published in the form of `transformers`
 HOW_OFFLINE = "is the hub reachable? A local copy of the folder can be given in its place"
@@ -45,9 +47,19 @@ def build_model(config: ModelConfig, captions: Captions, texts: Iterable[str] = 
         model = _folder_model(config, captions)
     else:
         model = _open_clip_model(config, captions, texts)
+    if config.image_tower:
+        model = with_image_tower(model, config)
+    _load_image_weights(model, config)
+    return model if config.stn.transform == "none" else with_stn(model, config.stn)
+
+
+def _load_image_weights(model: Model, config: ModelConfig) -> None:
+    """Weights of the image tower alone: from a file, or from timm where the tower's name has a tag."""
+    tower = config.image_tower or (config.name.removeprefix("timm:") if config.name.startswith("timm:") else "")
     if config.image_weights:
         load_image_weights(model.clip.visual, expand(config.image_weights))
-    return model
+    elif "." in tower:
+        load_image_state(model.clip.visual, timm_weights(tower, model.preprocess.size), tower)
 
 
 def _preprocess(config: ModelConfig, own: Preprocess) -> Preprocess:
@@ -62,28 +74,12 @@ def _preprocess(config: ModelConfig, own: Preprocess) -> Preprocess:
 
 
 def _timm_model(config: ModelConfig, captions: Captions, texts: Iterable[str]) -> Model:
-    import timm
-
     name = config.name.removeprefix("timm:")
-    if name.split(".")[0] not in timm.list_models():
-        raise UserError(f"timm has no model {name!r}; {_near(name, timm.list_models())}")
+    vision = timm_vision_cfg(name, config)
     tokenizer = _tokenizer(config, texts)
-    own = timm.get_pretrained_cfg(name)
-    size = config.image_size or ((224, 224) if own is None else own.input_size[1:])
-    architecture = {
-        "embed_dim": config.embed_dim,
-        "vision_cfg": {
-            "image_size": list(size),
-            "timm_model_name": name,
-            "timm_pool": "",
-            "timm_proj": "linear",
-            "timm_drop_path": config.drop_path or None,
-        },
-        "text_cfg": _text_cfg(config, tokenizer),
-        "custom_text": True,
-    }
-    statistics: dict[str, Any] = {} if own is None else {"mean": tuple(own.mean), "std": tuple(own.std)}
-    preprocess = _preprocess(config, Preprocess(size=size, resize_mode="squash", **statistics))
+    text = _text_cfg(config, tokenizer)
+    architecture = {"embed_dim": config.embed_dim, "vision_cfg": vision, "text_cfg": text, "custom_text": True}
+    preprocess = timm_preprocess(name, config, Preprocess(resize_mode=config.resize_mode or "squash"))
     return Model(instantiate(architecture), ModelCard(config.name, architecture, preprocess, captions), tokenizer)
 
 
@@ -110,7 +106,7 @@ def _open_clip_model(config: ModelConfig, captions: Captions, texts: Iterable[st
     if not hub and config.name not in open_clip.list_models():
         names = [*open_clip.list_models(), *HUB_NAMES]
         raise UserError(
-            f"no model {config.name!r}; {_near(config.name, names)}; or a folder, timm:NAME, hf-hub:owner/name"
+            f"no model {config.name!r}; {near(config.name, names)}; or a folder, timm:NAME, hf-hub:owner/name"
         )
     if config.weights is None and not hub:
         return _from_scratch(config, captions, texts)
@@ -226,11 +222,3 @@ def _weights_file(folder: Path, name: str) -> Path:
     if not file.is_file():
         raise UserError(f"expected {name} in {folder}, found {sorted(p.name for p in folder.iterdir())}")
     return file
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    """Only the close names: the whole list would be thousands."""
-    import difflib
-
-    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-    return f"did you mean {', '.join(close)}?" if close else nearest(name, [])

@@ -62,13 +62,17 @@ def load_image_weights(visual: nn.Module, file: str) -> None:
     Raises:
         UserError: weights of another tower.
     """
+    load_image_state(visual, read_weights(file), file)
+
+
+def load_image_state(visual: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    """As `load_image_weights`, from a state dict; `where` names it in errors."""
     trunk = getattr(visual, "trunk", visual)
     own = trunk.state_dict()
-    state = read_weights(file)
     if "features.0.0.weight" in state:
         from torchvision.models import mobilenet_v2
 
         theirs = mobilenet_v2().state_dict()
         state = {ours: state[name] for ours, name in zip(own, theirs, strict=False) if name in state}
     state = {k: v for k, v in state.items() if not k.startswith(CLASSIFIERS)}
-    load_state(trunk, state | {k: v for k, v in own.items() if k.startswith(CLASSIFIERS)}, file)
+    load_state(trunk, state | {k: v for k, v in own.items() if k.startswith(CLASSIFIERS)}, where)

@@ -1,0 +1,88 @@
+"""timm image towers: their part of an open_clip `model_cfg`, their preprocessing, their published weights.
+
+timm:swin_tiny_patch4_window7_224            random weights
+timm:swin_tiny_patch4_window7_224.ms_in1k    the weights of this tag, from the hub
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+import fclip.towers  # noqa: F401  (makes ours known to timm)
+from fclip.config import ModelConfig
+from fclip.errors import UserError, nearest
+from fclip.model import Preprocess
+
+
+def timm_vision_cfg(name: str, config: ModelConfig) -> dict[str, Any]:
+    """open_clip's `vision_cfg` of a timm tower with a linear projection.
+
+    Raises:
+        UserError: timm has no such tower, or no such weights for it.
+    """
+    _check(name)
+    return {
+        "image_size": list(_size(name, config)),
+        "timm_model_name": name.split(".")[0],
+        "timm_pool": "",
+        "timm_proj": "linear",
+        "timm_drop_path": config.drop_path or None,
+    }
+
+
+def timm_preprocess(name: str, config: ModelConfig, base: Preprocess) -> Preprocess:
+    """The tower's own size and statistics in `base`, or what the preset sets instead."""
+    import timm
+
+    own = timm.get_pretrained_cfg(name)
+    statistics: dict[str, Any] = {} if own is None else {"mean": tuple(own.mean), "std": tuple(own.std)}
+    statistics |= {k: v for k, v in (("mean", config.mean), ("std", config.std)) if v is not None}
+    return replace(base, size=_size(name, config), **statistics)
+
+
+def timm_weights(name: str, size: tuple[int, int]) -> dict[str, Tensor]:
+    """The published weights of a name with a tag, for this input size.
+
+    Raises:
+        UserError: they cannot be fetched.
+    """
+    import timm
+
+    try:
+        options: Any = {"img_size": size} if hasattr(timm.create_model(name.split(".")[0]), "patch_embed") else {}
+        return timm.create_model(name, pretrained=True, **options).state_dict()
+    except Exception as error:  # the hub's and timm's own errors have no common base
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"cannot fetch timm's weights {name}: {reason}; is the hub reachable? A local file can be given as "
+            f"model.image_weights, with the name without its tag: {name.split('.')[0]}"
+        ) from None
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """Only the close names: the whole list would be thousands."""
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+    return f"did you mean {', '.join(close)}?" if close else nearest(name, [])
+
+
+def _check(name: str) -> None:
+    import timm
+
+    tower, _, tag = name.partition(".")
+    if tower not in timm.list_models():
+        raise UserError(f"timm has no model {name!r}; {near(name, timm.list_models())}")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{tower}.*")]
+    if tag and tag not in tags:
+        raise UserError(f"timm has no weights {tag!r} for {tower}; {nearest(tag, tags)}")
+
+
+def _size(name: str, config: ModelConfig) -> tuple[int, int]:
+    import timm
+
+    own = timm.get_pretrained_cfg(name)
+    return config.image_size or ((224, 224) if own is None else (own.input_size[1], own.input_size[2]))
