@@ -2,7 +2,8 @@
 
     preset = load_preset("experiments/presets/drawn.yaml", ["optim.lr=3e-4", "--epochs", "5"])
 
-Every key is a field below; an unknown key names the nearest one. The resolved preset goes into the checkpoint.
+A preset may name another as its `base` and change some of its keys. Every key is a field below; an unknown one names
+the nearest. The resolved preset goes into the checkpoint.
 """
 
 from __future__ import annotations
@@ -170,18 +171,37 @@ class Preset:
 def load_preset(file: str | Path, overrides: Sequence[str] = ()) -> Preset:
     """Reads a preset and applies `key=value` or `--key value` overrides, dots between levels.
 
+    A preset that says `base: other.yaml` (beside it) is that one with its own keys instead.
+
     Raises:
         UserError: no such file, no YAML, an unknown key, a value of another type.
     """
+    return preset_from(_merge(_read(Path(file)), overrides), str(file))
+
+
+def _read(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a preset, on top of those of its base."""
     try:
-        values = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except OSError as error:
-        raise UserError(f"expected a preset, cannot read {file}: {error.strerror}") from None
+        asked = f" (the base of {above[-1]})" if above else ""
+        raise UserError(f"expected a preset, cannot read {file}{asked}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{file} should hold keys and values, e.g. 'epochs: 10', got a {type(values).__name__}")
-    return preset_from(_merge(values, overrides), str(file))
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if file.resolve() in [f.resolve() for f in above]:
+        raise UserError(f"{file} is its own base; take out one `base:`")
+    return _over(_read(file.parent / str(base), (*above, file)), values)
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested values, those of `above` instead of those of `below`."""
+    both = {k: _over(below[k], v) for k, v in above.items() if isinstance(v, dict) and isinstance(below.get(k), dict)}
+    return {**below, **above, **both}
 
 
 def preset_from(values: Mapping[str, Any], where: str = "preset") -> Preset:

@@ -184,7 +184,7 @@ class LookingTower(nn.Module):
 
 def _set_trunk_size(visual: Any) -> None:
     """open_clip tells a timm trunk its input size only when it loads weights; windows and positions hang on it."""
-    trunk = getattr(visual, "trunk", None)
+    trunk: Any = getattr(visual, "trunk", None)
     if not hasattr(trunk, "set_input_size"):
         return
     own = trunk.patch_embed.img_size if hasattr(trunk, "patch_embed") else None
