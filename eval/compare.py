@@ -93,7 +93,7 @@ def bold(results: Sequence[Result], resamples: int, seed: int) -> dict[str, int]
     """
     if len(results) < 2:
         return {}
-    answers = [_answers(result) for result in results]
+    answers = [answers_of(result) for result in results]
     values = np.stack([answer.ratios() for answer in answers])  # (models, K)
     samples: dict[int, Any] = {}  # of the models that are needed
     winners = {}
@@ -143,7 +143,8 @@ def _table(
     return table
 
 
-def _answers(result: Result) -> Answers:
+def answers_of(result: Result) -> Answers:
+    """The per-picture answers that a result tells, for paired intervals."""
     pictures, groups = result["pictures"], tuple(result["groups"])
     marks = np.array([list(pictures["attributes"][group]) for group in groups]).T  # (N, G)
     means = {"cosine": np.array(pictures["cosine"])}

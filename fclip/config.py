@@ -176,7 +176,7 @@ def load_preset(file: str | Path, overrides: Sequence[str] = ()) -> Preset:
     Raises:
         UserError: no such file, no YAML, an unknown key, a value of another type.
     """
-    return preset_from(_merge(_read(Path(file)), overrides), str(file))
+    return preset_from(merged(_read(Path(file)), overrides), str(file))
 
 
 def _read(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -218,7 +218,8 @@ def dump_preset(preset: Preset) -> str:
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
-def _merge(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+def merged(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Plain values with `key=value` or `--key value` overrides in them."""
     pending = list(overrides)
     while pending:
         word = pending.pop(0)

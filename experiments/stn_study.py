@@ -1,0 +1,241 @@
+"""Does the spatial transformer earn its place? Variants on (a) pictures as they are, (b) posed when tested, (c) posed.
+
+    python -m experiments.stn_study drawn --minutes 3 --out runs/study_drawn
+    python -m experiments.stn_study catalogue --minutes 5 --out runs/study_catalogue
+
+A posed picture is moved, made smaller and turned in its frame. Every variant trains for the same time: its speed is
+measured first, and tells its epochs. What is measured are the weights at the end, chosen by nobody. Leaves
+OUT/table.md, OUT/scores.png and OUT/looks.png (what the transformers make of their inputs). A killed study goes on
+where it was.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fclip.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from fclip.config import Preset
+
+HERE = Path(__file__).parent / "presets" / "study"
+VARIANTS = ("plain", "stn", "swin", "stn_swin")
+CONDITIONS = {"a": ("as_is", "as_is"), "b": ("as_is", "posed"), "c": ("posed", "posed")}
+"""Condition → how it is trained, how it is tested."""
+POSE_SEED = 7
+CALIBRATION_STEPS = 40  # of which the first ten warm up
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def study(
+    data: Annotated[str, typer.Argument(help="drawn or catalogue: the presets/study/DATA_*.yaml that are trained.")],
+    minutes: Annotated[float, typer.Option(help="Training time of each variant, measured when nothing else runs.")] = 3,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Default: runs/study_DATA.")] = None,
+    variants: Annotated[
+        str, typer.Option(help="Which, with commas; the first is what the others are held against.")
+    ] = (",".join(VARIANTS)),
+    split: Annotated[str, typer.Option(help="What is tested.")] = "val",
+    shrink: Annotated[float, typer.Option(help="A posed picture's smallest size, as a share.")] = 0.35,
+    shift: Annotated[float, typer.Option(help="Its move, as a share of the room it has.")] = 1.0,
+    turn: Annotated[float, typer.Option(help="Its rotation either way, in degrees.")] = 30.0,
+    override: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of all presets.")] = None,
+) -> None:
+    """Train plain, STN, Swin and STN+Swin for equal time, on pictures as they are and on posed ones, and compare.
+
+    \b
+    python -m experiments.stn_study drawn --minutes 3
+    """
+    from experiments.stn_study_report import write_report
+    from fclip.machine import tune_cpu
+
+    tune_cpu()
+    target = out or Path(f"runs/study_{data}")
+    pose = [f"data.shrink={shrink}", f"data.shift={shift}", f"data.turn_deg={turn}"]
+    presets = read_presets(data, variants.split(","), target, override or [])
+    presets = fix_costs(presets, minutes, target)
+    for name, preset in presets.items():
+        for how in ("as_is", "posed"):
+            train_one(preset, target / f"{name}-{how}", pose if how == "posed" else [])
+    plain = next(iter(presets.values()))
+    tests = test_splits(plain, split, with_options(plain, pose))
+    results = measure_all(list(presets), tests, target)
+    settings = {"data": data, "minutes": minutes, "split": split, "pose": " ".join(pose)}
+    write_report(target, results, tests, settings)
+    print((target / "table.md").read_text())
+
+
+def read_presets(data: str, variants: Sequence[str], out: Path, overrides: Sequence[str]) -> dict[str, Preset]:
+    """The study's presets by variant; a drawn catalogue is drawn once, into the study's folder.
+
+    Raises:
+        UserError: no such presets.
+    """
+    from fclip.catalogue import open_catalogue, save_catalogue
+    from fclip.config import load_preset
+    from fclip.errors import nearest
+
+    known = sorted(file.stem for file in HERE.glob("*.yaml"))
+    wanted = {variant: f"{data}_{variant}" for variant in variants}
+    for preset in wanted.values():
+        if preset not in known:
+            raise UserError(f"no study preset {preset}; {nearest(preset, known)}")
+    presets = {variant: load_preset(HERE / f"{name}.yaml", overrides) for variant, name in wanted.items()}
+    sources = next(iter(presets.values())).data.catalogue
+    if any(source.startswith("drawn:") for source in sources):
+        folder = out / "catalogue"
+        if not folder.exists():
+            save_catalogue(open_catalogue(list(sources)), folder)
+        presets = {name: with_options(p, [f"data.catalogue=[{folder}]"]) for name, p in presets.items()}
+    return presets
+
+
+def with_options(preset: Preset, overrides: Sequence[str]) -> Preset:
+    """A preset with `key=value` overrides."""
+    import yaml
+
+    from fclip.config import dump_preset, merged, preset_from
+
+    return preset_from(merged(yaml.safe_load(dump_preset(preset)), overrides))
+
+
+def fix_costs(presets: Mapping[str, Preset], minutes: float, out: Path) -> dict[str, Preset]:
+    """The presets with as many epochs as each trains in `minutes`; speeds are kept in OUT/speeds.json."""
+    from fclip.files import read_json, write_json
+
+    file = out / "speeds.json"
+    speeds = read_json(file, "speeds of an earlier call") if file.is_file() else {}
+    for name, preset in presets.items():
+        if name not in speeds:
+            speeds[name] = measure_speed(preset, out / ".speed")
+            write_json(file, speeds)
+        _say(f"{name}: {speeds[name]['images_per_second']:.0f} images/s")
+    return {
+        name: replace(preset, epochs=max(1, round(minutes * 60 / speeds[name]["seconds_per_epoch"])))
+        for name, preset in presets.items()
+    }
+
+
+def measure_speed(preset: Preset, scratch: Path) -> dict[str, float]:
+    """Images per second of real training steps, loading included, and what an epoch takes.
+
+    The fastest of several spans counts: whatever else the machine did, it did not make the others faster.
+    """
+    import shutil
+
+    from experiments.train import prepare
+    from fclip.training import train
+
+    wanted = CALIBRATION_STEPS * preset.batch_size
+    prepared = prepare(replace(preset, epochs=CALIBRATION_STEPS, out=str(scratch), track="none"))
+    rows = len(prepared.pictures)
+    prepared.pictures.rows = prepared.pictures.rows[:wanted]
+    short = replace(prepared.preset, epochs=-(-wanted // rows))
+    history = train(short, prepared.model, prepared.pictures).history
+    shutil.rmtree(scratch, ignore_errors=True)
+    spans = [
+        (b["minutes"] - a["minutes"], b["step"] - a["step"]) for a, b in pairwise(history) if b["step"] > a["step"]
+    ]
+    seconds = min(60 * time / steps for time, steps in spans)
+    return {"images_per_second": preset.batch_size / seconds, "seconds_per_epoch": seconds * rows / preset.batch_size}
+
+
+def train_one(preset: Preset, folder: Path, pose: Sequence[str]) -> None:
+    """Trains into a folder, or goes on with what is there; does nothing when that is finished."""
+    from experiments.train import prepare
+    from fclip.files import read_json
+    from fclip.training import train
+
+    done = folder / "done.json"
+    if done.is_file():
+        if read_json(done, "a finished run")["epochs"] != preset.epochs:
+            raise UserError(f"{folder} was trained for another time; remove it, or choose another --out")
+        return
+    preset = with_options(replace(preset, out=str(folder), track="none"), pose)
+    _say(f"training {folder.name}: {preset.epochs} epochs")
+    prepared = prepare(preset)
+    last = folder / "last"
+    run = train(preset, prepared.model, prepared.pictures, None, last if last.is_dir() else None)
+    _write(done, {"epochs": preset.epochs, "minutes": run.minutes})
+
+
+def test_splits(preset: Preset, split: str, posed: Preset) -> dict[str, Dataset]:
+    """The tested pictures as they are and posed, by the same draw for all variants."""
+    from fclip.catalogue import open_catalogue
+    from fclip.catalogue.schema import select_split
+
+    pictures = select_split(open_catalogue(list(preset.data.catalogue), format=preset.data.format), split)
+    return {"as_is": pictures, "posed": pose_catalogue(pictures, posed.data)}
+
+
+def pose_catalogue(pictures: Dataset, data: Any, seed: int = POSE_SEED) -> Dataset:
+    """The same catalogue with every picture in a random pose, as PNG; unreadable ones stay as they are."""
+    import numpy as np
+    from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+
+    from fclip.batches import pose
+    from fclip.images import UnreadableImageError, decode
+
+    def posed(row: dict[str, Any], number: int) -> dict[str, Any]:
+        try:
+            pixels = pil_to_tensor(decode(row["image"]))
+        except UnreadableImageError:
+            return row
+        buffer = io.BytesIO()
+        to_pil_image(pose(pixels, data, np.random.default_rng([seed, number]))).save(buffer, "PNG")
+        return {"image": {"bytes": buffer.getvalue(), "path": None}}
+
+    return pictures.map(posed, with_indices=True, keep_in_memory=True, load_from_cache_file=False, desc="posing")
+
+
+def measure_all(variants: Sequence[str], tests: Mapping[str, Dataset], out: Path) -> dict[str, dict[str, Any]]:
+    """Condition → variant → result of `eval.surfacing`; those of an earlier call are read."""
+    from eval.surfacing import evaluate_surfacing
+    from fclip.checkpoint import load_checkpoint
+    from fclip.files import read_json
+
+    results: dict[str, dict[str, Any]] = {condition: {} for condition in CONDITIONS}
+    for condition, (trained, tested) in CONDITIONS.items():
+        for variant in variants:
+            file = out / "results" / f"{condition}-{variant}.json"
+            folder = out / f"{variant}-{trained}"
+            if not file.is_file():
+                model = load_checkpoint(folder / "last")
+                result = evaluate_surfacing(model, tests[tested], progress=sys.stderr.isatty())
+                result["minutes"] = read_json(folder / "done.json", "a finished run")["minutes"]
+                _write(file, result)
+            results[condition][variant] = read_json(file, "a result")
+    return results
+
+
+def _write(file: Path, value: Any) -> None:
+    from fclip.files import writable, write_json
+
+    write_json(writable(file), value, indent=None)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the program; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        app(args=None if argv is None else list(argv), prog_name="python -m experiments.stn_study")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
