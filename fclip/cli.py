@@ -1,4 +1,4 @@
-"""The `fclip` command: look at a catalogue, draw one, index it, ask it.
+"""The `fclip` command: look at a catalogue, draw one, index it, ask it; mix two models.
 
     fclip search garments-index --text "red summer dress" --image photo.jpg --where gender=Women -k 4
 
@@ -197,6 +197,32 @@ def search(
         question = {"texts": texts, "images": list(map(str, images)), "where": filters, "text_weight": text_weight}
         write_json(json, {"index": str(index), **question, "answers": list(map(_plain, answers))})
         print(f"written: {json}", file=sys.stderr)
+
+
+@app.command("interpolate")
+def interpolate_command(
+    start: Annotated[Path, typer.Argument(metavar="START", help="The checkpoint that training began with.")],
+    trained: Annotated[Path, typer.Argument(metavar="TRAINED", help="The checkpoint that it made of it.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The checkpoint to write.")],
+    alpha: Annotated[float, typer.Option(help="Share of the trained weights, 0 to 1.")] = 0.5,
+    overwrite: Overwrite = False,
+) -> None:
+    """Mix the weights of a model and of its fine-tuned self (WiSE-FT).
+
+    \b
+    fclip interpolate runs/published runs/mine/best --alpha 0.5 --out runs/between
+
+    A mixture often knows more of other pictures than the fine-tuned model does, and no less of its own. Both must have
+    the same architecture, preprocessing and tokenizer.
+    """
+    from fclip.checkpoint import is_checkpoint, save_checkpoint
+    from fclip.interpolate import interpolate_checkpoints
+
+    _check_free(out, overwrite)
+    if out.is_dir() and any(out.iterdir()) and not is_checkpoint(out):
+        raise UserError(f"{out} is no checkpoint, so it is not overwritten; choose another name")
+    save_checkpoint(interpolate_checkpoints(start, trained, alpha), out, overwrite)
+    print(f"{1 - alpha:g} of {start} and {alpha:g} of {trained} in {out}", file=sys.stderr)
 
 
 def parse_where(conditions: Sequence[str]) -> dict[str, list[str]]:

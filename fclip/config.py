@@ -11,15 +11,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fclip.errors import UserError, nearest
 
 STRICT = ConfigDict(extra="forbid")
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -116,21 +117,24 @@ class OptimConfig:
 
     lr: NonNegativeFloat = 1e-3  # peak
     image_lr: NonNegativeFloat = 1.0  # factor for the image tower (a pretrained one wants less)
-    head_lr: NonNegativeFloat = 1.0  # factor for the image tower's new projection
+    head_lr: NonNegativeFloat = 1.0  # factor for the projection of a timm image tower
     stn_lr: NonNegativeFloat = 1.0  # factor for the spatial transformer
     text_lr: NonNegativeFloat = 1.0  # factor for the text tower
     weight_decay: NonNegativeFloat = 0.05  # not for biases, norms, and what the towers exempt
     beta1: float = 0.9  # AdamW
     beta2: float = 0.98  # AdamW; CLIP's for ViTs
-    warmup: NonNegativeFloat = 0.05  # share of all steps
+    warmup: NonNegativeFloat = 0.05  # share of all steps; with head_epochs each stage has its own, and its own cosine
     clip_norm: NonNegativeFloat = 1.0  # of the gradient; 0: none
-    layer_decay: float = 1.0  # factor on the rate of each layer against the one above it; 1: none
-    # Epochs in which only what is new learns (projection, spatial transformer, logit scale): a new image tower's
-    # projection is noise at first, and its gradient would spoil the tower.
+    # Factor on the rate of each layer of a tower against the layer above it (what is on top learns at the full rate).
+    # 1: none.
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    # The first so many epochs (or parts of one) teach only what is new: the projection of a timm tower, the spatial
+    # transformer and the logit scale. A new projection is noise at first, and its gradient would spoil the tower.
     head_epochs: NonNegativeFloat = 0.0
     ema: NonNegativeFloat = 0.0  # decay of the averaged weights, which are then what is measured and kept; 0: none
-    # Share of the trained weights in what is measured and kept, the rest being those it started from: WiSE-FT.
-    wise_ft: float = 1.0
+    # Share of the trained weights in what is measured and kept as best, the rest being those it started from (WiSE-FT);
+    # below 1 only for a model that starts pretrained. 1: none.
+    wise_ft: Share = 1.0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -139,9 +143,11 @@ class LoraConfig:
 
     rank: NonNegativeInt = 0  # of the adapters; 0: none, all weights learn
     alpha: float = 16.0  # the update is scaled by alpha / rank
-    dropout: float = 0.0  # before the adapters
-    targets: tuple[str, ...] = ("*.attn", "*.mlp.c_fc", "*.mlp.c_proj")  # modules by name pattern
-    also: tuple[str, ...] = ("logit_scale",)  # parameters that learn besides, by name pattern
+    dropout: Share = 0.0  # before the adapters of linear layers; those of open_clip's attention have none
+    # Modules by name pattern: linear layers, attentions, and what holds such (a timm block's `attn` or `mlp`).
+    targets: tuple[str, ...] = ("*.attn", "*.mlp")
+    # Parameters that learn besides, by name pattern; a new projection and a spatial transformer always do.
+    also: tuple[str, ...] = ("logit_scale",)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -136,14 +136,6 @@ class Model(nn.Module):
         """Token ids (B, L) → unit vectors (B, D), float32 whatever the autocast."""
         return F.normalize(self.clip.encode_text(tokens).float(), dim=-1)
 
-    def towers(self) -> dict[str, list[str]]:
-        """Parameter names by tower: image, text, and scale (logit scale and bias)."""
-        found: dict[str, list[str]] = {"image": [], "text": [], "scale": []}
-        for name, _ in self.clip.named_parameters():
-            tower = "image" if name.startswith("visual.") else "scale" if name.startswith("logit_") else "text"
-            found[tower].append(name)
-        return found
-
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
         """Keeps the temperature in CLIP's range: after every optimiser step."""

@@ -9,7 +9,7 @@ numbers, and on a CPU with bit-identical weights.
 
 from __future__ import annotations
 
-import fnmatch
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -27,138 +27,27 @@ from tqdm.auto import tqdm
 
 from fclip.batches import BatchOrder, TrainingPictures, training_batches
 from fclip.checkpoint import write_model
-from fclip.config import LossConfig, Preset, dump_preset
-from fclip.distributed import gather
+from fclip.config import Preset, dump_preset
 from fclip.errors import UserError
 from fclip.files import new_folder, read_json, write_json
-from fclip.losses import compatible_captions, contrastive_loss, equal_captions, surfacing_loss
+from fclip.interpolate import flat, interpolate
+from fclip.lora import add_adapters, check_gradients, merged
 from fclip.model import Model
+from fclip.objective import Contrastive
+from fclip.optimisation import (
+    check_first_stage,
+    drop_old_gradients,
+    first_stage,
+    freeze,
+    keep_statistics,
+    lr_factor,
+    parameter_groups,
+    within_stage,
+)
 
 Evaluate = Callable[[Model], dict[str, float]]
 REPORT_EVERY = 10  # steps between looks at the loss: each look makes a GPU wait
 COLLAPSED = 0.99  # mean cosine between the pictures of a batch
-
-
-class Contrastive(nn.Module):
-    """A model with its loss: what is wrapped for distributed training, so that its forward is the whole step.
-
-    Args:
-        model: the two towers.
-        config: which pairs attract each other.
-        bank: token ids (N, L) of the distinct training captions; None without a bank.
-        frequency: the share (N,) of training pictures that have each of them.
-    """
-
-    bank: Tensor  # this and the next are None without a bank
-    frequency: Tensor
-
-    def __init__(
-        self, model: Model, config: LossConfig, bank: Tensor | None = None, frequency: Tensor | None = None
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.config = config
-        self.register_buffer("bank", bank, persistent=False)
-        self.register_buffer("frequency", frequency, persistent=False)
-
-    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """A collated batch → {"loss": with gradient, "cosine": between pictures, for the collapse warning}."""
-        model = self.model
-        pixels = model.preprocess.normalise(batch["pixels"])
-        image = model.encode_image(pixels)
-        scale = model.clip.logit_scale
-        every_image, every_text = gather(image), gather(model.encode_text(batch["tokens"]))
-        loss = contrastive_loss(every_image, every_text, scale, self._positives(batch))
-        if self.bank is not None:
-            texts, target, inclusion = self._sampled_bank(batch["bank_index"])
-            surfacing = surfacing_loss(image, model.encode_text(texts), scale, target, inclusion)
-            loss = loss + self.config.surfacing * surfacing
-        with torch.no_grad():
-            cosine = image.detach().mean(dim=0).square().sum()
-        return {"loss": loss, "cosine": cosine}
-
-    def _positives(self, batch: dict[str, Any]) -> Tensor | None:
-        if self.config.positives == "clip":
-            return None
-        if self.config.positives == "equal":
-            return equal_captions(gather(batch["caption_ids"]))
-        return compatible_captions(gather(batch["attributes"]), gather(batch["stated"]))
-
-    def _sampled_bank(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The whole bank, or a sample that holds the batch's own captions; where those are; the chance of each."""
-        size, wanted = len(self.bank), self.config.negatives
-        if size <= wanted:
-            return self.bank, own, None
-        others = torch.randperm(size, device="cpu")[:wanted].to(own.device)
-        rows = torch.unique(torch.cat([own, others]))
-        missed = (1 - self.frequency[rows]) ** len(own) * (1 - wanted / size)
-        return self.bank[rows], torch.searchsorted(rows, own), 1 - missed
-
-
-def parameter_groups(model: Model, preset: Preset) -> list[dict[str, Any]]:
-    """AdamW's groups: learning rates by tower; no decay for vectors, scalars and what a tower exempts by name."""
-    optim, exempt = preset.optim, no_weight_decay(model.clip)
-    factors = {"image": optim.image_lr, "head": optim.head_lr, "text": optim.text_lr, "scale": 1.0}
-    groups: dict[tuple[str, bool], dict[str, Any]] = {}
-    for name, parameter in model.clip.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        tower = _tower(name)
-        decays = parameter.ndim > 1 and name not in exempt
-        lr = optim.lr * factors[tower]
-        empty = {"params": [], "lr": lr, "peak": lr, "weight_decay": optim.weight_decay if decays else 0.0}
-        groups.setdefault((tower, decays), empty)["params"].append(parameter)
-    return list(groups.values())
-
-
-def _tower(name: str) -> str:
-    if name.startswith("visual.head."):
-        return "head"
-    return "image" if name.startswith("visual.") else "scale" if name.startswith("logit_") else "text"
-
-
-def no_weight_decay(module: nn.Module) -> set[str]:
-    """The names that any submodule exempts (timm's and open_clip's `no_weight_decay()`), as seen from `module`.
-
-    Swin's `relative_position_bias_table` is two-dimensional and among them: looking at shapes alone would decay it.
-    """
-    exempt: set[str] = set()
-    for prefix, child in module.named_modules():
-        if callable(getattr(child, "no_weight_decay", None)):
-            exempt |= {f"{prefix}.{name}" if prefix else name for name in child.no_weight_decay()}
-    return exempt
-
-
-def lr_factor(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up over the share `warmup` of all steps, then half a cosine to zero."""
-    rising = max(1, round(steps * warmup))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
-def freeze(model: Model, patterns: tuple[str, ...]) -> None:
-    """Freezes the parameters whose names match.
-
-    Raises:
-        UserError: a pattern matches nothing.
-    """
-    names = dict(model.clip.named_parameters())
-    for pattern in patterns:
-        chosen = fnmatch.filter(names, pattern)
-        if not chosen:
-            some = ", ".join(list(names)[:3])
-            raise UserError(f"freeze pattern {pattern!r} matches no parameter; names look like {some}")
-        for name in chosen:
-            names[name].requires_grad_(False)
-
-
-def _training_mode(model: nn.Module, freeze_batch_norm: bool) -> None:
-    model.train()
-    if freeze_batch_norm:
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
 
 
 class Run:
@@ -173,11 +62,12 @@ class Run:
             mixed_precision="bf16" if bf16 else None, log_with=trackers, project_dir=str(self.out / "logs")
         )
         set_seed(preset.seed, device_specific=True)
-        freeze(model, preset.freeze)
         if preset.channels_last:
             model.to(memory_format=torch.channels_last)
-        bank = model.tokenizer(pictures.bank) if preset.loss.surfacing else None
         optim = preset.optim
+        self.start = copy.deepcopy(model.clip.state_dict()) if optim.wise_ft < 1 else None
+        self._choose_what_learns(model)
+        bank = model.tokenizer(pictures.bank) if preset.loss.surfacing else None
         optimizer = torch.optim.AdamW(parameter_groups(model, preset), betas=(optim.beta1, optim.beta2))
         wrapped = Contrastive(model, preset.loss, bank, pictures.frequency)
         self.step_module, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
@@ -188,6 +78,15 @@ class Run:
         self.history: list[dict[str, float]] = []
         self.skipped: dict[str, None] = {}
 
+    def _choose_what_learns(self, model: Model) -> None:
+        """Frozen parameters stay so: adapters and stages only take away from what is left."""
+        freeze(model, self.preset.freeze)
+        self.unproven = self.preset.lora.rank > 0  # whether adapters have yet to get their first gradient
+        if self.preset.lora.rank:
+            add_adapters(model.clip, self.preset.lora)
+        if self.preset.optim.head_epochs:
+            check_first_stage(model.clip)
+
     def order(self) -> BatchOrder:
         """The batches that are left."""
         a, p = self.accelerator, self.preset
@@ -197,11 +96,18 @@ class Run:
 
     def take_step(self, batch: dict[str, Any], steps: int) -> dict[str, Tensor]:
         """One optimiser step; returns the step's outputs, detached."""
-        factor = lr_factor(self.step, steps, self.preset.optim.warmup)
+        first = first_stage(self.preset, steps)
+        factor = lr_factor(*within_stage(self.step, steps, first), self.preset.optim.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
+        self.training_mode(self.step < first)
         outputs = self.step_module(batch)
         self.accelerator.backward(outputs["loss"])
+        if self.unproven:
+            check_gradients(self.model.clip)
+            self.unproven = False
+        if self.step < first:
+            drop_old_gradients(self.model.clip)
         if self.preset.optim.clip_norm:
             self.accelerator.clip_grad_norm_(self.step_module.parameters(), self.preset.optim.clip_norm)
         self.optimizer.step()
@@ -212,14 +118,26 @@ class Run:
         self.step += 1
         return {k: v.detach() for k, v in outputs.items()}
 
+    def training_mode(self, only_new: bool = False) -> None:
+        """Training mode; what does not learn keeps the batch statistics that its weights came with."""
+        self.step_module.train()
+        if only_new or self.preset.freeze_batch_norm or self.preset.lora.rank:
+            keep_statistics(self.model.clip)
+
+    def kept(self) -> nn.Module:
+        """What is measured and kept as best: the averaged weights, adapters merged, mixed with those of the start."""
+        clip = merged(self.model.clip if self.average is None else self.average.module)
+        if self.start is None:
+            return clip
+        mixed = copy.deepcopy(clip)
+        mixed.load_state_dict(interpolate(self.start, clip.state_dict(), self.preset.optim.wise_ft))
+        return mixed
+
     @contextmanager
-    def averaged(self) -> Iterator[Model]:
-        """The model with its averaged weights, where the preset asks for them."""
-        if self.average is None:
-            yield self.model
-            return
+    def holding(self, clip: nn.Module) -> Iterator[Model]:
+        """The model with other weights."""
         trained = self.model.clip
-        self.model.clip = self.average.module
+        self.model.clip = clip
         try:
             yield self.model
         finally:
@@ -229,7 +147,7 @@ class Run:
         """The validation metrics, on the main process; a new best is written to `best`."""
         if self.evaluate is None or not self.accelerator.is_main_process:
             return {}
-        with self.averaged() as model:
+        with self.holding(self.kept()) as model:
             model.eval()
             metrics = self.evaluate(model)
             if metrics["score"] > self.best:
@@ -237,7 +155,6 @@ class Run:
                 with new_folder(self.out / "best", overwrite=True) as folder:
                     write_model(model, folder)
                     self._write_about(folder, metrics)
-        _training_mode(self.step_module, self.preset.freeze_batch_norm)
         return metrics
 
     def save(self) -> None:
@@ -246,6 +163,8 @@ class Run:
             return
         state = {
             "optimizer": self.optimizer.state_dict(),
+            "start": self.start,
+            "unmerged": self.model.clip.state_dict() if self.preset.lora.rank else None,
             "average": self.average.state_dict() if self.average is not None else None,
             "random": torch.get_rng_state(),
             "step": self.step,
@@ -255,7 +174,8 @@ class Run:
             "skipped": list(self.skipped),
         }
         with new_folder(self.out / "last", overwrite=True) as folder:
-            write_model(self.model, folder)
+            with self.holding(merged(self.model.clip)) as model:
+                write_model(model, folder)
             torch.save(state, folder / "state.pt")
             self._write_about(folder, self.history[-1] if self.history else {})
 
@@ -282,8 +202,10 @@ class Run:
         changed = [line for line in changed if not line.startswith(("out:", "workers:", "track:", "save_every:"))]
         if changed:
             raise UserError(f"the run in {folder} had another preset: {'; '.join(changed[:3])}; resume it unchanged")
-        load_state(self.model.clip, read_weights(folder / "model.safetensors"), str(folder))
         state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        weights = state["unmerged"] or read_weights(folder / "model.safetensors")
+        load_state(self.model.clip, weights, str(folder))
+        self.start = state["start"]
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -321,8 +243,9 @@ def train(
             f"expected at least {preset.batch_size * world} captioned pictures (batch_size {preset.batch_size} x "
             f"{world} processes), got {len(pictures)}; set batch_size lower"
         )
-    run.accelerator.init_trackers("", config=_flat(asdict(preset)))
-    _training_mode(run.step_module, preset.freeze_batch_norm)
+    settings = flat(asdict(preset))
+    plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in settings.items()}  # for any tracker
+    run.accelerator.init_trackers("", config=plain)
     loader = training_batches(pictures, model.tokenizer, order, preset.data.workers)
     _loop(run, loader, order)
     run.accelerator.end_training()
@@ -384,17 +307,6 @@ def _report(run: Run, bar: tqdm, losses: list[Tensor], outputs: dict[str, Tensor
 def _finite(module: nn.Module) -> bool:
     """Whether all weights are numbers: after a step that was too long the loss shows it only at the next one."""
     return bool(torch.stack([p.isfinite().all() for p in module.parameters()]).all())
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested preset → {"optim.lr": …}, values that every tracker takes."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, (int, float, str, bool)) else str(value)
-    return flat
 
 
 def read_history(out: str | Path) -> list[dict[str, float]]:

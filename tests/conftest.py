@@ -19,8 +19,9 @@ from fclip.captions import Captions, captions_for
 from fclip.catalogue.drawn import draw_catalogue
 from fclip.catalogue.schema import groups_of
 from fclip.config import ModelConfig, Preset, preset_from
-from fclip.model import Model
+from fclip.model import Model, ModelCard, Preprocess, instantiate
 from fclip.pretrained import build_model
+from fclip.tokenizer import ClipTokenizer
 
 TINY = {
     "name": "timm:test_resnet",
@@ -75,6 +76,17 @@ def build(captions: Captions, texts: list[str]) -> Callable[..., Model]:
 @pytest.fixture
 def model(build: Callable[..., Model]) -> Model:
     return build()
+
+
+@pytest.fixture
+def vit(captions: Captions) -> Model:
+    """A random ViT-CLIP as open_clip publishes them: no new projection, both towers' parameters side by side."""
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "layers": 2, "width": 16, "head_width": 8, "patch_size": 16}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 3}
+    architecture = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}
+    card = ModelCard("small", architecture, Preprocess(size=(32, 32)), captions)
+    return Model(instantiate(architecture), card, ClipTokenizer(16)).eval()
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from fclip.catalogue import open_catalogue, save_catalogue
-from fclip.checkpoint import save_checkpoint
+from fclip.checkpoint import load_checkpoint, save_checkpoint
 from fclip.cli import main, parse_where
 from fclip.errors import UserError
 from fclip.index import open_index
 
-COMMANDS = ["catalogue", "draw", "index", "search"]
+COMMANDS = ["catalogue", "draw", "index", "interpolate", "search"]
 
 
 def run(*words: object) -> int:
@@ -59,7 +59,7 @@ def refused(capsys, *words: object) -> str:
 def test_help_teaches_by_an_example(capsys, command) -> None:
     assert run(command, "--help") == 0
     shown = capsys.readouterr().out
-    assert f"\n  fclip {command} garments" in shown or f"\n  fclip {command} --checkpoint" in shown
+    assert f"\n  fclip {command} " in shown
     assert "Traceback" not in shown
 
 
@@ -194,6 +194,23 @@ def test_search_with_a_checkpoint_that_has_moved(shop, capsys, build) -> None:
     assert "was built with model" in said
 
 
+# --- interpolate ---
+
+
+def test_interpolate_writes_a_checkpoint_that_can_be_asked(shop, capsys, build) -> None:
+    other = build()
+    other.clip.logit_scale.data += 1
+    save_checkpoint(other, "tuned")
+    words = ["interpolate", shop / "model", "tuned", "--alpha", "0.25", "--out", "between"]
+    assert run(*words) == 0
+    assert capsys.readouterr().err.startswith(f"0.75 of {shop}/model and 0.25 of tuned in between")
+    scale = build().clip.logit_scale.item()
+    assert load_checkpoint("between").clip.logit_scale.item() == pytest.approx(scale + 0.25)
+    assert "exists already" in refused(capsys, *words)
+    assert run(*words, "--overwrite") == 0
+    assert run("index", "--checkpoint", "between", "--catalogue", shop / "garments", "--out", "i") == 0
+
+
 # --- mistakes ---
 
 MISTAKES = {
@@ -209,6 +226,9 @@ MISTAKES = {
     "index --checkpoint {shop}/model --catalogue nowhere --out out": "no such path",
     "index --checkpoint {shop}/model --catalogue {shop}/garments --split tset --out out": "did you mean 'test'",
     "index --checkpoint {shop}/model --catalogue {shop}/garments --out {shop}/garments --overwrite": "is no index",
+    "interpolate {shop}/model nowhere --out out": "no checkpoint folder nowhere",
+    "interpolate {shop}/model {shop}/model --alpha 2 --out out": "expected an alpha between 0",
+    "interpolate {shop}/model {shop}/model --out {shop}/garments --overwrite": "is no checkpoint",
     "search nowhere --text dress": "no index in nowhere",
     "search {shop}/index": "got neither",
     "search {shop}/index --text dress --where color=red": "did you mean 'colour'",

@@ -160,7 +160,10 @@ def test_a_preset_cannot_be_changed():
         Preset().epochs = 3  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("override", ["batch_size=0", "epochs=-1", "optim.lr=-0.1", "data.workers=-2"])
+@pytest.mark.parametrize(
+    "override",
+    ["batch_size=0", "epochs=-1", "optim.lr=-0.1", "data.workers=-2", "optim.wise_ft=1.1", "optim.layer_decay=0"],
+)
 def test_a_number_out_of_range_is_one_line(override: str, tmp_path: Path) -> None:
     file = tmp_path / "preset.yaml"
     file.write_text("seed: 1\n")

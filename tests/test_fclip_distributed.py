@@ -23,13 +23,15 @@ from fclip.catalogue.schema import groups_of
 from fclip.config import Preset, preset_from
 from fclip.distributed import gather
 from fclip.pretrained import build_model
-from fclip.training import Run, _training_mode
+from fclip.training import Run
 
 WHOLE_BATCH = 12
-LOSSES = {
-    "clip": {"positives": "clip"},
-    "equal": {"positives": "equal"},
-    "compatible and surfacing": {"positives": "compatible", "surfacing": 0.7, "negatives": 99},
+RUNS: dict[str, dict] = {
+    "clip": {"loss": {"positives": "clip"}},
+    "equal": {"loss": {"positives": "equal"}},
+    "compatible and surfacing": {"loss": {"positives": "compatible", "surfacing": 0.7, "negatives": 99}},
+    "a first stage, then all": {"optim": {"head_epochs": 1}},
+    "a first stage, then adapters": {"optim": {"head_epochs": 1}, "lora": {"rank": 2}},
 }
 
 
@@ -38,16 +40,16 @@ def _catalogue() -> Dataset:
     return draw_catalogue(items=12, views=2, size_px=32)
 
 
-def _preset(world: int, loss: dict) -> Preset:
-    keys = {"out": "unused", "epochs": 2, "batch_size": WHOLE_BATCH // world, "track": "none", "loss": loss}
+def _preset(world: int, options: dict) -> Preset:
+    keys = {"out": "unused", "epochs": 2, "batch_size": WHOLE_BATCH // world, "track": "none"} | options
     tower = {"name": "timm:test_resnet", "image_size": (32, 32), "tokenizer": "trained"}
     sizes = {"embed_dim": 16, "text_width": 16, "text_layers": 1, "text_heads": 2}
     return preset_from(keys | {"model": tower | sizes, "data": {"workers": 0}, "freeze_batch_norm": True})
 
 
-def _run(world: int, loss: dict) -> tuple[Run, list[dict]]:
+def _run(world: int, options: dict) -> tuple[Run, list[dict]]:
     """A run and this process's batches of all its steps."""
-    preset, catalogue = _preset(world, loss), _catalogue()
+    preset, catalogue = _preset(world, options), _catalogue()
     captions = captions_for(groups_of(catalogue), drop=0.5)
     torch.manual_seed(0)
     texts = [captions.render(attributes) for attributes in catalogue["attributes"][:]]
@@ -64,21 +66,21 @@ def _work(rank: int, world: int, port: int, out: Path) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
     torch.set_num_threads(1)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
-    found = {name: _steps(world, loss) for name, loss in LOSSES.items()}
+    found = {name: _steps(world, options) for name, options in RUNS.items()}
     found["gathered"] = _gathered(rank)
     torch.save(found, out / f"{world}-{rank}.pt")
     if world > 1:
         torch.distributed.destroy_process_group()
 
 
-def _steps(world: int, loss: dict) -> dict:
-    run, batches = _run(world, loss)
+def _steps(world: int, options: dict) -> dict:
+    run, batches = _run(world, options)
     assert run.accelerator.num_processes == world
-    _training_mode(run.step_module, freeze_batch_norm=True)
+    run.training_mode()
     for batch in batches:
         batch.pop("skipped")
     run.accelerator.backward(run.step_module(batches[0])["loss"])
-    gradients = {n: p.grad.clone() for n, p in run.model.clip.named_parameters()}
+    gradients = {n: p.grad.clone() for n, p in run.model.clip.named_parameters() if p.requires_grad}
     run.optimizer.zero_grad()
     losses = [run.take_step(batch, len(batches))["loss"] for batch in batches]
     return {"gradients": gradients, "losses": torch.stack(losses), "weights": dict(run.model.clip.state_dict())}
@@ -98,7 +100,7 @@ def results(tmp_path_factory) -> dict[int, list[dict]]:
     """Processes → what each of them found; one fork server imports for all."""
     out = tmp_path_factory.mktemp("processes")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fclip.training", "fclip.pretrained", "fclip.catalogue.drawn"])
+    context.set_forkserver_preload(["fclip.training", "fclip.pretrained", "fclip.catalogue.drawn", "peft"])
     started = []
     for world in (1, 2, 3):
         with socket.socket() as free:
@@ -123,9 +125,9 @@ def test_twins_straddle_the_processes(texts):
 
 
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("loss", LOSSES)
-def test_processes_together_equal_one(results, world, loss):
-    (alone,), parts = ([part[loss] for part in results[w]] for w in (1, world))
+@pytest.mark.parametrize("options", RUNS)
+def test_processes_together_equal_one(results, world, options):
+    (alone,), parts = ([part[options] for part in results[w]] for w in (1, world))
     assert alone["losses"].dtype == torch.float64
     mean_loss = torch.stack([part["losses"] for part in parts]).mean(dim=0)  # the surfacing loss is each one's own
     torch.testing.assert_close(mean_loss, alone["losses"], rtol=1e-9, atol=1e-9)

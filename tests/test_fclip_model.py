@@ -49,15 +49,6 @@ def test_encodings_are_unit_vectors_in_float32(model, precision):
             torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(3), rtol=1e-6, atol=1e-6)
 
 
-def test_every_parameter_is_in_one_tower(model):
-    towers = model.towers()
-    names = [name for tower in towers.values() for name in tower]
-    assert sorted(names) == sorted(name for name, _ in model.clip.named_parameters())
-    assert towers["scale"] == ["logit_scale"]
-    assert "visual.head.proj.weight" in towers["image"]
-    assert "text.ln_final.weight" in towers["text"]
-
-
 @pytest.mark.parametrize(("start", "end"), [(9.0, MAX_LOGIT_SCALE), (-1.0, 0.0), (2.5, 2.5)])
 def test_the_temperature_is_clamped(model, start, end):
     model.clip.logit_scale.data.fill_(start)

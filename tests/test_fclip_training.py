@@ -17,9 +17,18 @@ from fclip.embedding import embed_catalogue, embed_texts
 from fclip.errors import UserError
 from fclip.files import read_json
 from fclip.model import MAX_LOGIT_SCALE
-from fclip.training import Run, freeze, lr_factor, no_weight_decay, parameter_groups, read_history, train
+from fclip.optimisation import lr_factor
+from fclip.training import Run, read_history, train
 
 AUGMENTED = {"crop": 0.7, "aspect": 1.2, "flip": 0.5, "brightness": 0.1, "contrast": 0.1}
+
+EVERYTHING = {
+    "save_every": 2,
+    "lora": {"rank": 2, "dropout": 0.3},
+    "freeze": ("text.transformer.resblocks.0.attn.*", "logit_scale"),
+    "optim": {"head_epochs": 1.5, "ema": 0.9, "wise_ft": 0.5, "layer_decay": 0.5},
+}
+"""All that changes what learns and what is kept, at once."""
 
 
 @pytest.fixture
@@ -89,10 +98,9 @@ def test_growing_pictures_train_the_same_tower(fit, preset):
 # It is reproducible
 
 
-def test_two_runs_are_equal_bit_for_bit(fit, preset):
-    first, second = (
-        fit(preset(out=f"{preset().out}-{n}", data=AUGMENTED, optim={"ema": 0.5}), constant) for n in (1, 2)
-    )
+@pytest.mark.parametrize("keys", [{"optim": {"ema": 0.5}}, EVERYTHING], ids=["plain", "everything"])
+def test_two_runs_are_equal_bit_for_bit(fit, preset, keys):
+    first, second = (fit(preset(out=f"{preset().out}-{n}", data=AUGMENTED, **keys), constant) for n in (1, 2))
     assert_equal(weights(first), weights(second))
     assert curve(first.history) == curve(second.history)
 
@@ -128,8 +136,14 @@ def kill_at(monkeypatch):
         ({"save_every": 2, "loss": {"surfacing": 1.0, "negatives": 3}}, 7, 6),  # draws captions each step
         ({"freeze_batch_norm": True, "freeze": ("visual.trunk.conv1.*",)}, 5, 3),
         ({"channels_last": True}, 5, 3),
+        ({"save_every": 1, "optim": {"head_epochs": 1.5}}, 2, 2),  # four steps of the first stage
+        ({"save_every": 2, "optim": {"head_epochs": 1.5, "layer_decay": 0.5}}, 5, 4),
+        ({"save_every": 2, "optim": {"wise_ft": 0.3, "ema": 0.9}}, 5, 4),
+        ({"save_every": 2, "lora": {"rank": 2, "dropout": 0.3}}, 5, 4),
+        (EVERYTHING, 2, 2),
+        (EVERYTHING, 8, 8),
     ],
-    ids=["at an epoch", "in an epoch", "save_every", "ema", "drop_path", "random bank", "frozen", "channels_last"],
+    ids=lambda value: str(value) if isinstance(value, dict) else None,
 )
 def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(fit, preset, kill_at, keys, dies, resumes):
     whole, broken = (preset(epochs=3, data=AUGMENTED, out=preset().out + end, **keys) for end in ("", "-killed"))
@@ -264,6 +278,26 @@ def test_best_is_the_epoch_with_the_highest_score_and_last_is_the_end(fit, prese
     assert run.best == 0.9
 
 
+@pytest.mark.parametrize("lora", [{}, {"rank": 2}], ids=["whole", "lora"])
+def test_best_lies_between_the_start_and_the_end_and_last_at_the_end(fit, preset, build, lora):
+    start = build().clip.state_dict()
+    measured = []
+
+    def evaluate(model) -> dict[str, float]:
+        measured.append({k: v.clone() for k, v in model.clip.state_dict().items()})
+        return {"score": 0.5}
+
+    run = fit(preset(epochs=1, optim={"wise_ft": 0.25, "lr": 0.01}, lora=lora), evaluate)
+    best, last = (load_checkpoint(run.out / name).clip.state_dict() for name in ("best", "last"))
+    assert_equal(best, measured[0])
+    for name, value in best.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.75 * start[name] + 0.25 * last[name], rtol=1e-5, atol=1e-7)
+    assert not torch.equal(last["visual.head.proj.weight"], start["visual.head.proj.weight"])
+    if not lora:
+        assert_equal(last, weights(run))
+
+
 def test_the_history_holds_losses_and_scores(fit, preset):
     run = fit(preset(epochs=4, eval_every=2), constant)
     history = read_history(run.out)
@@ -276,17 +310,7 @@ def test_the_last_epoch_is_measured_whatever_eval_every_says(fit, preset):
     assert [entry["epoch"] for entry in run.history if "score" in entry] == [2, 3]
 
 
-# What learns, and how fast
-
-
-def test_learning_rate_by_hand():
-    """Ten steps up, then half a cosine over ninety."""
-    assert [lr_factor(step, 100, 0.1) for step in (0, 4, 9, 10)] == [0.1, 0.5, 1.0, 1.0]
-    assert lr_factor(55, 100, 0.1) == pytest.approx(0.5)
-    assert lr_factor(40, 100, 0.1) == pytest.approx(0.75)
-    assert lr_factor(99, 100, 0.1) == pytest.approx(0.5 * (1 + math.cos(math.pi * 89 / 90)))
-    assert [lr_factor(step, 4, 0.0) for step in range(4)] == pytest.approx([1, 1, 0.75, 0.25])
-    assert lr_factor(0, 1, 0.05) == 1
+# What learns
 
 
 def test_the_optimiser_follows_the_learning_rate_and_its_factors(fit, preset):
@@ -301,24 +325,43 @@ def test_the_optimiser_follows_the_learning_rate_and_its_factors(fit, preset):
     assert factors.keys() == set(names.values())
 
 
-def test_weights_decay_but_vectors_norms_and_exempt_tables_do_not(preset, model):
-    """Swin's relative_position_bias_table is two-dimensional; only its tower's own list exempts it."""
-    from timm.models.swin_transformer import SwinTransformer
+def test_a_first_stage_is_a_run_of_its_own_in_which_only_what_is_new_learns(fit, preset, build):
+    """The same, bit for bit, as a run with all else frozen; nothing of it is left in the optimiser."""
+    new = ("visual.head.proj.weight", "logit_scale")
+    others = tuple(name for name, _ in build().clip.named_parameters() if name not in new)
+    staged = fit(preset(optim={"head_epochs": 2}), constant)
+    frozen = fit(preset(freeze=others, freeze_batch_norm=True), constant)
+    assert_equal(weights(staged), weights(frozen))
+    before = build().clip.state_dict()
+    assert {n for n, w in weights(staged).items() if not torch.equal(w, before[n])} == set(new)
+    assert len(staged.optimizer.state) == 2
 
-    model.clip.visual.trunk = SwinTransformer(
-        img_size=32, patch_size=4, window_size=4, embed_dim=8, depths=(1, 1), num_heads=(1, 2), num_classes=0
-    )
-    tables = {n for n, _ in model.clip.named_parameters() if n.endswith("relative_position_bias_table")}
-    assert len(tables) == 2
-    assert tables <= no_weight_decay(model.clip)
-    groups = parameter_groups(model, preset())
-    names = {id(p): name for name, p in model.clip.named_parameters()}
-    decay = {names[id(p)]: g["weight_decay"] for g in groups for p in g["params"]}
-    exempt = {n for n in decay if n.endswith(("bias", "bias_table", "positional_embedding", "logit_scale"))}
-    exempt |= {n for n in decay if "norm" in n or ".ln_" in n}
-    assert {n for n, value in decay.items() if value == 0} == exempt
-    assert {value for n, value in decay.items() if n not in exempt} == {0.05}
-    assert "visual.trunk.layers.0.blocks.0.attn.qkv.weight" not in exempt
+
+def test_in_the_second_stage_everything_learns_after_a_warm_up_of_its_own(fit, preset, build):
+    run = fit(preset(epochs=3, optim={"head_epochs": 1, "warmup": 0.5}))
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * lr_factor(5, 6, 0.5))
+    before, after = build().clip.state_dict(), weights(run)
+    names = [name for name, _ in build().clip.named_parameters()]
+    assert [n for n in names if torch.equal(before[n], after[n])] == []
+
+
+def test_a_first_stage_without_anything_new_is_refused(fit, preset, vit):
+    with pytest.raises(UserError, match=r"optim.head_epochs is for a model with a new projection"):
+        fit(preset(optim={"head_epochs": 1}), model=vit)
+
+
+def test_adapters_learn_and_checkpoints_hold_plain_weights(fit, preset, vit, catalogue):
+    before = {n: w.clone() for n, w in vit.clip.state_dict().items()}
+    scores = iter([0.1, 0.2])
+    run = fit(preset(lora={"rank": 2}, optim={"lr": 0.01}), lambda model: {"score": next(scores)}, model=vit)
+    last, best = (load_checkpoint(run.out / name) for name in ("last", "best"))
+    assert last.clip.state_dict().keys() == before.keys()
+    moved = {n for n, w in last.clip.state_dict().items() if not torch.equal(w, before[n])}
+    kinds = ("attn.in_proj_weight", "attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight", "logit_scale")
+    assert moved == {n for n in before if n.endswith(kinds)}
+    own = embed_catalogue(run.model, catalogue).vectors
+    np.testing.assert_allclose(embed_catalogue(last, catalogue).vectors, own, atol=1e-5)
+    assert_equal(best.clip.state_dict(), last.clip.state_dict())
 
 
 def test_frozen_parameters_stay_and_the_others_learn(fit, preset, build):
@@ -329,18 +372,15 @@ def test_frozen_parameters_stay_and_the_others_learn(fit, preset, build):
     assert stayed == {n for n in names if "layer1" in n or "layer2" in n or "token_embedding" in n}
 
 
-def test_a_freeze_pattern_that_matches_nothing_is_refused(model):
-    with pytest.raises(
-        UserError, match=r"freeze pattern 'visual\.blocks\.\*' matches no parameter; names look like lo"
-    ):
-        freeze(model, ("visual.blocks.*",))
-
-
-@pytest.mark.parametrize("frozen", [True, False])
-def test_freeze_batch_norm_keeps_the_statistics(fit, preset, build, frozen):
+@pytest.mark.parametrize(
+    ("keys", "frozen"),
+    [({"freeze_batch_norm": True}, True), ({"lora": {"rank": 2}}, True), ({}, False)],
+    ids=["as asked", "with adapters", "not"],
+)
+def test_statistics_of_batches_stay_with_what_does_not_learn(fit, preset, build, keys, frozen):
     """Also after the first measurement, which puts the model in evaluation mode and back."""
     before = build().clip.state_dict()
-    after = weights(fit(preset(freeze_batch_norm=frozen), constant))
+    after = weights(fit(preset(**keys), constant))
     statistics = [n for n in before if n.endswith(("running_mean", "running_var"))]
     assert len(statistics) > 10
     assert all(torch.equal(before[n], after[n]) == frozen for n in statistics)
