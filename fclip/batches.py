@@ -175,8 +175,9 @@ def pose(pixels: Tensor, data: DataConfig, rng: np.random.Generator, fill: int =
     top, left = (height - h) // 2, (width - w) // 2
     framed = T.pad(small, [left, top, width - w - left, height - h - top], fill=fill)
     move = [round(x * (width - w) / 2), round(y * (height - h) / 2)]
-    bilinear = T.InterpolationMode.BILINEAR
-    return T.affine(framed, turn, move, 1.0, [0.0, 0.0], interpolation=bilinear, fill=[fill] * 3)
+    # Around zero, because torchvision's own filling darkens the frame's edge.
+    turned = T.affine(framed.float() - fill, turn, move, 1.0, [0.0, 0.0], T.InterpolationMode.BILINEAR)
+    return (turned + fill).round().to(torch.uint8)
 
 
 def _erase(pixels: Tensor, rng: np.random.Generator) -> Tensor:
