@@ -1,4 +1,4 @@
-"""The `fclip` command: look at a catalogue, draw one, index it, ask it; mix two models.
+"""The `fclip` command: look at a catalogue, draw one, index it, ask it; mix two models, take one elsewhere.
 
     fclip search garments-index --text "red summer dress" --image photo.jpg --where gender=Women -k 4
 
@@ -46,6 +46,7 @@ def _program() -> None:
     fclip catalogue garments
     fclip index --checkpoint runs/demo/best --catalogue garments --out garments-index
     fclip search garments-index --text "red dress" --where category=dress
+    fclip export runs/demo/best --to onnx --out garments-onnx
 
     Train with `accelerate launch -m experiments.train`, measure with `python -m eval`.
     """
@@ -223,6 +224,35 @@ def interpolate_command(
         raise UserError(f"{out} is no checkpoint, so it is not overwritten; choose another name")
     save_checkpoint(interpolate_checkpoints(start, trained, alpha), out, overwrite)
     print(f"{1 - alpha:g} of {start} and {alpha:g} of {trained} in {out}", file=sys.stderr)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Its folder, e.g. runs/demo/best.")],
+    to: Annotated[str, typer.Option(metavar="FORM", help="transformers, open_clip or onnx.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where it goes.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a checkpoint as another library loads it, with tokenizer and preprocessing.
+
+    \b
+    fclip export runs/demo/best --to transformers --out garments-for-transformers
+    fclip export runs/demo/best --to open_clip --out garments-for-open_clip
+    fclip export runs/demo/best --to onnx --out garments-onnx
+
+    \b
+    transformers  CLIP ViTs: CLIPModel.from_pretrained(FOLDER)
+    open_clip     all but spatial transformers: open_clip.create_model_and_transforms("local-dir:FOLDER")
+    onnx          everything: image.onnx takes uint8 pixels, text.onnx token ids; fclip.json describes both
+
+    What was written is loaded by that library, and removed unless it gives the same embeddings.
+    """
+    from fclip.export import export as write
+
+    _check_free(out, overwrite)
+    differences = write(checkpoint, to, out, overwrite)
+    said = ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items())
+    print(f"{out} for {to}; largest difference of an embedding from fclip's: {said}", file=sys.stderr)
 
 
 def parse_where(conditions: Sequence[str]) -> dict[str, list[str]]:

@@ -130,7 +130,7 @@ class ThinPlateSpline(nn.Module):
         if size != self.size:
             raise ValueError(f"expected the output size {self.size} that this spline was made for, got {size}")
         with torch.autocast(raw.device.type, enabled=False):
-            moves = self.bend * raw.tanh().view(len(raw), -1, 2)
+            moves = self.bend * raw.tanh().view(raw.shape[0], -1, 2)
             grid = identity_grid(size, raw.device).reshape(1, -1, 2) + self.basis.to(raw.dtype) @ moves
         return grid.reshape(-1, *size, 2)
 

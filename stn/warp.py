@@ -108,7 +108,7 @@ def _bilinear(image: Tensor, grid: Tensor, padding: str) -> Tensor:
 
 
 def _check(image: Tensor, grid: Tensor, levels: int) -> None:
-    if image.ndim != 4 or grid.ndim != 4 or grid.shape[-1] != 2 or len(image) != len(grid):
+    if image.ndim != 4 or grid.ndim != 4 or grid.shape[-1] != 2 or image.shape[0] != grid.shape[0]:
         raise ValueError(
             f"expected images (B, C, H, W) and grids (B, h, w, 2), got {tuple(image.shape)} and {tuple(grid.shape)}"
         )

@@ -36,6 +36,16 @@ PLAIN = {"crop": 1, "aspect": 1, "flip": 0, "brightness": 0, "contrast": 0, "wor
 """Training pictures as they are evaluated."""
 
 
+def shake(module: torch.nn.Module) -> torch.nn.Module:
+    """Random values everywhere: a bias of zero or a norm of one would hide that it went to the wrong place."""
+    generator = torch.Generator().manual_seed(0)
+    for name, value in module.state_dict().items():
+        if value.is_floating_point():
+            noise = 0.05 * torch.randn(value.shape, generator=generator)
+            value += noise.abs() if name.endswith("running_var") else noise
+    return module.eval()
+
+
 @pytest.fixture(autouse=True)
 def one_thread_and_no_accelerator() -> Iterator[None]:
     """Accelerate keeps its state for the process, and `tune_cpu` sets the threads: neither may leak into a test."""

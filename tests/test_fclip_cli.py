@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from fclip.cli import main, parse_where
 from fclip.errors import UserError
 from fclip.index import open_index
 
-COMMANDS = ["catalogue", "draw", "index", "interpolate", "search"]
+COMMANDS = ["catalogue", "draw", "export", "index", "interpolate", "search"]
 
 
 def run(*words: object) -> int:
@@ -211,6 +212,20 @@ def test_interpolate_writes_a_checkpoint_that_can_be_asked(shop, capsys, build) 
     assert run("index", "--checkpoint", "between", "--catalogue", shop / "garments", "--out", "i") == 0
 
 
+# --- export ---
+
+
+def test_export_writes_what_another_library_loads(shop, capsys) -> None:
+    assert run("export", shop / "model", "--to", "open_clip", "--out", "theirs") == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(
+        r"theirs for open_clip; largest difference of an embedding from fclip's: image \S+, text \S+\n", captured.err
+    )
+    assert "exists already" in refused(capsys, "export", shop / "model", "--to", "open_clip", "--out", "theirs")
+    assert run("export", shop / "model", "--to", "open_clip", "--out", "theirs", "--overwrite") == 0
+
+
 # --- mistakes ---
 
 MISTAKES = {
@@ -229,6 +244,11 @@ MISTAKES = {
     "interpolate {shop}/model nowhere --out out": "no checkpoint folder nowhere",
     "interpolate {shop}/model {shop}/model --alpha 2 --out out": "expected an alpha between 0",
     "interpolate {shop}/model {shop}/model --out {shop}/garments --overwrite": "is no checkpoint",
+    "export nowhere --to onnx --out out": "no checkpoint folder nowhere",
+    "export {shop}/model --to onyx --out out": "did you mean 'onnx'",
+    "export {shop}/model --to transformers --out out": "a timm image tower (test_resnet); use --to open_clip",
+    "export {shop}/model --to open_clip --out {shop}/garments": "exists already",
+    "export {shop}/model --to open_clip --out {shop}/garments --overwrite": "no export of fclip",
     "search nowhere --text dress": "no index in nowhere",
     "search {shop}/index": "got neither",
     "search {shop}/index --text dress --where color=red": "did you mean 'colour'",

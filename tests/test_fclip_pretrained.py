@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import shake
 from open_clip.push_to_hf_hub import save_for_hf
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
@@ -28,16 +29,6 @@ TINY_OPEN_CLIP = {
     "vision_cfg": {"image_size": 48, "layers": 2, "width": 32, "head_width": 16, "patch_size": 12},
     "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 24, "heads": 3, "layers": 2},
 }
-
-
-def shake(module: torch.nn.Module) -> torch.nn.Module:
-    """Random values everywhere: a bias of zero or a norm of one would hide that it went to the wrong place."""
-    generator = torch.Generator().manual_seed(0)
-    for name, value in module.state_dict().items():
-        if value.is_floating_point():
-            noise = 0.05 * torch.randn(value.shape, generator=generator)
-            value += noise.abs() if name.endswith("running_var") else noise
-    return module.eval()
 
 
 def assert_same_embeddings(ours, image: torch.Tensor, text: torch.Tensor) -> None:
