@@ -117,7 +117,9 @@ def draw(
 @app.command()
 def index(
     catalogue: Annotated[list[str], typer.Option(metavar="PATH", help=SOURCE)],
-    checkpoint: Annotated[Path, typer.Option(metavar="FOLDER", help="A checkpoint, e.g. runs/demo/best.")],
+    checkpoint: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="A checkpoint, e.g. runs/demo/best, or a name of `fclip models`.")
+    ],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The index to write.")],
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
     catalogue_format: Format = None,
@@ -134,16 +136,16 @@ def index(
     Pictures that cannot be read are left out and listed in the index's index.json.
     """
     from fclip.catalogue import open_catalogue
-    from fclip.catalogue.schema import select_split
-    from fclip.checkpoint import load_checkpoint
+    from fclip.catalogue.schema import groups_of, select_split
     from fclip.index import build_index
     from fclip.machine import tune_cpu
+    from fclip.pretrained import open_model
 
     _check_free(out, overwrite)
     tune_cpu()
     progress = _progress()
     pictures = select_split(open_catalogue(catalogue, format=catalogue_format, columns=_columns(columns)), split)
-    model = _on_accelerator(load_checkpoint(checkpoint))
+    model = _on_accelerator(open_model(checkpoint, groups_of(pictures)))
     built = build_index(out, model, pictures, str(checkpoint), overwrite, progress, batch_size, workers)
     skipped = built.about["skipped"]
     for identity, reason in skipped[:10]:
@@ -253,6 +255,31 @@ def export(
     differences = write(checkpoint, to, out, overwrite)
     said = ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items())
     print(f"{out} for {to}; largest difference of an embedding from fclip's: {said}", file=sys.stderr)
+
+
+@app.command()
+def models() -> None:
+    """Print the published models that go by name, wherever a model or checkpoint is asked for.
+
+    \b
+    fclip models
+    fclip index --checkpoint fashionclip --catalogue garments --out garments-index
+
+    On a machine that cannot reach the hub: copy a model's folder there and name that folder in its place.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from fclip.published import PUBLISHED
+
+    table = Table("name", "what", "where from", "licence", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    for name, entry in PUBLISHED.items():
+        cells = (name, entry.what, entry.where, entry.licence, f"{entry.millions} M")
+        table.add_row(*[Text(cell, overflow="fold") for cell in cells])
+    Console().print(table)
 
 
 def parse_where(conditions: Sequence[str]) -> dict[str, list[str]]:

@@ -45,7 +45,8 @@ class ModelConfig:
     """Which towers, from which weights."""
 
     name: str = "ViT-B-32"  # "fashionclip", an open_clip architecture, "hf-hub:owner/name", "timm:NAME", or a folder
-    weights: str | None = None  # an open_clip tag ("laion2b_s34b_b79k") or a file, for an open_clip architecture
+    weights: str | None = None  # an open_clip tag ("laion2b_s34b_b79k") for an open_clip architecture, or a file
+    allow_mismatched_weights: bool = False  # load what fits of a file or folder, and print what was left out
     image_tower: str | None = None  # timm's name of a tower in place of the image tower of `name`
     image_weights: str | None = None  # a file for the image tower alone (timm's or torchvision's key names)
     image_size: tuple[int, int] | None = None  # (height, width) in pixels; None: the architecture's own

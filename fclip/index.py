@@ -207,7 +207,7 @@ def build_index(
 
     Args:
         folder: of the index; written beside and renamed.
-        model: from `load_checkpoint`.
+        model: from `load_checkpoint` or `open_model`.
         catalogue: from `open_catalogue`.
         checkpoint: where the model came from, so that `fclip search` finds it again.
         overwrite: replace an index that is there; nothing else is ever replaced.
@@ -237,7 +237,7 @@ def build_index(
             "format": FORMAT,
             "fingerprint": model.fingerprint,
             "model": model.name,
-            "checkpoint": str(Path(expand(checkpoint)).resolve()) if checkpoint else "",
+            "checkpoint": _place(checkpoint),
             "dimension": int(table.schema.field("vector").type.list_size),
             "pictures": table.count_rows(),
             "groups": groups_of(catalogue),
@@ -245,6 +245,15 @@ def build_index(
         }
         write_json(beside / "index.json", about)
     return open_index(folder)
+
+
+def _place(checkpoint: str) -> str:
+    """What `open_model` finds from any folder: a full path, also in NAME:FILE; a published name as it is."""
+    name, colon, file = "", "", checkpoint
+    if not Path(expand(checkpoint)).exists():
+        name, colon, file = checkpoint.partition(":")
+    path = Path(expand(file))
+    return f"{name}{colon}{path.resolve()}" if file and path.exists() else checkpoint
 
 
 def _new_table(folder: Path, chunk: pa.Table) -> Any:

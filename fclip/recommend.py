@@ -58,22 +58,22 @@ class Recommender:
 
     @classmethod
     def open(cls, index: str | Path, checkpoint: str | Path | None = None) -> Recommender:
-        """Opens an index folder and its checkpoint: the one it was built with, unless another place is named.
+        """Opens an index folder and its model: the one it was built with, unless another place is named.
 
         Raises:
             UserError: no index, no checkpoint, or a checkpoint of another model.
         """
-        from fclip.checkpoint import is_checkpoint, load_checkpoint
+        from fclip.pretrained import is_model, open_model
 
         opened = open_index(index)
         known = opened.about["checkpoint"]
-        if checkpoint is None and not (known and is_checkpoint(known)):
+        if checkpoint is None and not (known and is_model(known)):
             found = f"which is no longer in {known}" if known else "and does not know where that lies"
             raise UserError(
                 f"the index {index} was built with model {opened.about['fingerprint']}, {found}; "
                 "name its folder with --checkpoint DIR"
             )
-        return cls(opened, load_checkpoint(known if checkpoint is None else checkpoint))
+        return cls(opened, open_model(known if checkpoint is None else checkpoint, opened.groups))
 
     def ask(
         self,

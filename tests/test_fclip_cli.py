@@ -17,7 +17,7 @@ from fclip.cli import main, parse_where
 from fclip.errors import UserError
 from fclip.index import open_index
 
-COMMANDS = ["catalogue", "draw", "export", "index", "interpolate", "search"]
+COMMANDS = ["catalogue", "draw", "export", "index", "interpolate", "models", "search"]
 
 
 def run(*words: object) -> int:

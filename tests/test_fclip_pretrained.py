@@ -199,7 +199,8 @@ def test_weights_of_another_architecture_are_named(tmp_path, captions, tiny_open
     del state["ln_final.bias"]
     torch.save(state | {"surplus": torch.zeros(1)}, tmp_path / "it.pt")
     with pytest.raises(
-        UserError, match=r"cannot load fclip-tiny .*ln_final.bias.*surplus.*file of this architecture\?"
+        UserError,
+        match=r"it.pt are of another architecture: 1 missing \(ln_final.bias…\); 1 unexpected \(surplus…\); model.a",
     ):
         build_model(ModelConfig(name="fclip-tiny", weights=str(tmp_path / "it.pt")), captions)
 
@@ -226,7 +227,9 @@ def test_a_folder_of_no_known_form_is_refused(tmp_path, captions):
 
 def test_a_folder_without_weights_is_refused(tmp_path, captions):
     transformers_clip("gelu").config.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"expected model.safetensors in .*, found \['config.json'\]"):
+    with pytest.raises(
+        UserError, match=r"expected model.safetensors or pytorch_model.bin in .*, found \['config.json'\]"
+    ):
         build_model(ModelConfig(name=str(tmp_path)), captions)
 
 
@@ -236,27 +239,10 @@ def test_a_folder_without_weights_is_refused(tmp_path, captions):
 def test_an_unknown_name_gets_the_nearest_ones(captions, texts):
     with pytest.raises(UserError, match=r"no model 'ViT-B32'; did you mean .*ViT-B-32.*\?; or a folder, timm:NAME, hf"):
         build_model(ModelConfig(name="ViT-B32"), captions)
-    with pytest.raises(UserError, match=r"no model 'fashion-clip'; did you mean fashionclip\?"):
+    with pytest.raises(UserError, match=r"no model 'fashion-clip'; did you mean .*fashionclip"):
         build_model(ModelConfig(name="fashion-clip"), captions)
     with pytest.raises(UserError, match=r"timm has no model 'mobilnetv2_100'; did you mean mobilenetv2_100, "):
         build_model(ModelConfig(name="timm:mobilnetv2_100", tokenizer="trained"), captions, texts)
-
-
-@pytest.mark.parametrize("name", ["fashionclip", "hf-hub:owner/name", "ViT-B-32"])
-def test_a_hub_that_is_not_reachable_is_one_line(captions, name):
-    weights = "laion2b_s34b_b79k" if name == "ViT-B-32" else None
-    with pytest.raises(
-        UserError, match=r"^cannot (fetch|load) .*; is the hub reachable\? A local copy of the f"
-    ) as caught:
-        build_model(ModelConfig(name=name, weights=weights), captions)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_hub_model_whose_weights_cannot_be_fetched_is_not_a_random_one(captions, monkeypatch):
-    """open_clip logs a warning and goes on with random weights."""
-    monkeypatch.setattr(open_clip.factory, "_get_hf_config", lambda *a, **k: {"model_cfg": dict(TINY_OPEN_CLIP)})
-    with pytest.raises(UserError, match=r"cannot load hf-hub:owner/name .*weights.*could not be loaded"):
-        build_model(ModelConfig(name="hf-hub:owner/name"), captions)
 
 
 # Image towers alone
