@@ -11,7 +11,7 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-Checkpoint = Annotated[Path, typer.Option(help="A checkpoint's folder.")]
+Checkpoint = Annotated[Path, typer.Option(help="A checkpoint's folder, or a name of `fclip models`.")]
 Catalogues = Annotated[list[str], typer.Option(metavar="PATH", help="A catalogue; repeat it for several.")]
 Split = Annotated[str, typer.Option(help="train, val, test or all.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Where the result goes; `compare` reads it.")]

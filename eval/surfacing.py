@@ -101,7 +101,7 @@ def run_surfacing(
     """Loads, measures, adds the baselines, writes the JSON; returns it.
 
     Args:
-        checkpoint: a checkpoint's folder.
+        checkpoint: a checkpoint's folder, or what else `fclip.pretrained.open_model` knows: "fashionclip".
         catalogue: one or several catalogues.
         split: train, val, test or all.
         out: the JSON file; written beside and renamed. None writes nothing.
@@ -113,22 +113,16 @@ def run_surfacing(
         UserError: as `evaluate_surfacing`, or the checkpoint, catalogue, split or output is not usable.
     """
     from fclip.catalogue import open_catalogue
-    from fclip.catalogue.schema import select_split
-    from fclip.checkpoint import load_checkpoint
+    from fclip.catalogue.schema import groups_of, select_split
+    from fclip.pretrained import open_model
 
     paths = [str(catalogue)] if isinstance(catalogue, (str, Path)) else [str(path) for path in catalogue]
     target = None if out is None else writable(out)
     whole = open_catalogue(paths[0] if len(paths) == 1 else paths, format=catalogue_format)
-    part = select_split(whole, split)
-    model = _on_accelerator(load_checkpoint(checkpoint))
-    measured = measure(model, part, progress, batch_size)
-    result = _result(model, measured, bootstrap, seed)
-    train = whole.select([row for row, name in enumerate(whole["split"]) if name == "train"])
-    if split not in ("train", "all"):
-        result["products_in_train"] = len(set(train["item"]) & set(measured.labels.items))
-    if baselines:
-        examples = label(model.captions, train, measured.book)
-        result["baselines"] = measure_baselines(measured, part, train, examples, split, bootstrap, seed)
+    select_split(whole, split)  # a mistyped split is told before the model is loaded
+    model = open_model(checkpoint, groups_of(whole))
+    settings: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "batch_size": batch_size, "progress": progress}
+    result = surfacing_of(model, whole, split, baselines, **settings)
     options = {"bootstrap": bootstrap, "seed": seed, "batch-size": batch_size} | {
         "format": catalogue_format,
         "json": out,
@@ -137,6 +131,32 @@ def run_surfacing(
     result["command"] = _command(checkpoint, paths, split, baselines, options)
     if target is not None:
         write_json(target, result, indent=None)
+    return result
+
+
+def surfacing_of(
+    model: Any,
+    whole: Dataset,
+    split: str,
+    baselines: bool = True,
+    *,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """As `run_surfacing`, of a model and a catalogue that are open already."""
+    from fclip.catalogue.schema import select_split
+
+    part = select_split(whole, split)
+    measured = measure(_on_accelerator(model), part, progress, batch_size)
+    result = _result(model, measured, bootstrap, seed)
+    train = whole.select([row for row, name in enumerate(whole["split"]) if name == "train"])
+    if split not in ("train", "all"):
+        result["products_in_train"] = len(set(train["item"]) & set(measured.labels.items))
+    if baselines:
+        examples = label(model.captions, train, measured.book)
+        result["baselines"] = measure_baselines(measured, part, train, examples, split, bootstrap, seed)
     return result
 
 

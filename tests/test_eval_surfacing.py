@@ -90,9 +90,8 @@ def world(monkeypatch):
     models = {"good": Oracle("good"), "poor": Oracle("poor", wrong=3), "flat": Oracle("flat", collapsed=True)}
     found = SimpleNamespace(catalogue=make_catalogue(), models=models)
     embedding = SimpleNamespace(embed_catalogue=embed_catalogue, embed_texts=lambda model, texts: model.vectors(texts))
-    checkpoint = SimpleNamespace(load_checkpoint=lambda folder: found.models[str(folder)])
     monkeypatch.setitem(sys.modules, "fclip.embedding", embedding)
-    monkeypatch.setitem(sys.modules, "fclip.checkpoint", checkpoint)
+    monkeypatch.setattr("fclip.pretrained.open_model", lambda source, groups: found.models[str(source)])
     monkeypatch.setattr("fclip.catalogue.open_catalogue", lambda paths, **_: found.catalogue, raising=False)
     return found
 
