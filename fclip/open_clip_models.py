@@ -7,6 +7,7 @@ open_clip only warns where weights were trained with another activation than the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def _from_tag(config: ModelConfig, captions: Captions) -> Model:
     _check_tag(config.name, config.weights or "")
     size = {"force_image_size": config.image_size} if config.image_size else {}
     architecture = open_clip.get_model_config(config.name)
+    logging.disable(logging.ERROR)  # open_clip would log beside what is raised
     try:
         clip = open_clip.create_model(config.name, pretrained=config.weights, require_pretrained=True, **size)
         tokenizer = _published_tokenizer(config.name, architecture["text_cfg"])
@@ -88,6 +90,8 @@ def _from_tag(config: ModelConfig, captions: Captions) -> Model:
     except Exception as error:  # the hub's, torch's and open_clip's own errors have no common base
         reason = " ".join(str(error).split())[:300]  # torch lists missing and unexpected keys on further lines
         raise UserError(f"cannot load {config.name} {config.weights}: {reason}; {HOW_OFFLINE}") from None
+    finally:
+        logging.disable(logging.NOTSET)
     if config.image_size:
         architecture["vision_cfg"]["image_size"] = list(config.image_size)
     own = Preprocess.from_open_clip(clip.visual.preprocess_cfg)
