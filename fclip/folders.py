@@ -11,6 +11,7 @@ config.json             a `transformers` CLIP folder, FashionCLIP's form: model.
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ def download(hub_name: str) -> Path:
             if (folder / name).is_file() or (folder / f"{name}.index.json").is_file():
                 break
     except Exception as error:  # the hub's own errors have no common base
-        raise UserError(f"cannot fetch {hub_name}: {' '.join(str(error).split())[:200]}; {HOW_OFFLINE}") from None
+        reason = re.split(r"\.\s", " ".join(str(error).split()))[0].rstrip(".")  # the hub tells several sentences
+        raise UserError(f"cannot fetch {hub_name}: {reason}; {HOW_OFFLINE}") from None
     return folder
 
 
