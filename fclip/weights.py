@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from fclip.errors import UserError
 
-CLASSIFIERS = ("classifier.", "fc.", "head.fc.")  # what an ImageNet file has beyond the tower
+CLASSIFIERS = (
+    "classifier.",
+    "fc.",
+    "head.fc.",
+    "head.weight",
+    "head.bias",
+)  # what an ImageNet file has beyond the tower
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
@@ -67,7 +73,8 @@ def load_image_weights(visual: nn.Module, file: str) -> None:
 
 def load_image_state(visual: nn.Module, state: dict[str, Tensor], where: str) -> None:
     """As `load_image_weights`, from a state dict; `where` names it in errors."""
-    trunk = getattr(visual, "trunk", visual)
+    tower = getattr(visual, "tower", visual)  # behind a spatial transformer
+    trunk = getattr(tower, "trunk", tower)
     own = trunk.state_dict()
     if "features.0.0.weight" in state:
         from torchvision.models import mobilenet_v2

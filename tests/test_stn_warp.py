@@ -132,7 +132,7 @@ def test_a_warp_is_kornias(angle, zoom, x, y):
     grid = affine_grid(ours[None, :2].expand(2, -1, -1), (12, 20))
     found = sample(IMAGE.double(), grid, padding="zeros")
     theirs = warp_affine(IMAGE.double(), pixels[None, :2].expand(2, -1, -1), (12, 20), align_corners=False)
-    torch.testing.assert_close(found, theirs, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, theirs, rtol=0, atol=1e-5)
 
 
 # Gradients
