@@ -21,6 +21,9 @@ from fclip.errors import UserError, nearest
 
 STRICT = ConfigDict(extra="forbid")
 Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Size = tuple[PositiveInt, PositiveInt]
+"""(height, width) in pixels."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -31,13 +34,14 @@ class StnConfig:
     # tps: thin-plate spline.
     transform: Literal["none", "affine", "similarity", "scale_translation", "tps"] = "none"
     localisation: Literal["paper", "residual"] = "paper"  # the net that chooses the transform; residual is stronger
-    look_size: tuple[int, int] | None = None  # (height, width) of what it samples from; None: the tower's input size
+    look_size: Size | None = None  # (height, width) of what it samples from; None: the tower's input size
     look_at: PositiveInt = 64  # side in pixels of the small copy that the localisation net sees
-    max_shift: NonNegativeFloat = 0.5  # of the centre, as a share of the half side
-    max_zoom: float = 2.0  # in or out, at most
-    max_angle_deg: NonNegativeFloat = 45.0  # of a similarity
-    max_bend: NonNegativeFloat = 0.25  # largest change of a free affine's entry, or of a spline's control point
-    points: PositiveInt = 4  # control points per side of a spline
+    max_shift: Share = 0.5  # of the centre, as a share of the half side
+    max_zoom: Annotated[float, Field(ge=1)] = 2.0  # in or out, at most
+    max_angle_deg: Annotated[float, Field(ge=0, le=180)] = 45.0  # of a similarity
+    # Largest change of a free affine's entry (below 0.5), or largest move of a spline's control point (up to 0.3).
+    max_bend: Annotated[float, Field(ge=0, lt=0.5)] = 0.25
+    points: Annotated[int, Field(ge=2)] = 4  # control points per side of a spline
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -49,14 +53,14 @@ class ModelConfig:
     allow_mismatched_weights: bool = False  # load what fits of a file or folder, and print what was left out
     image_tower: str | None = None  # timm's name of a tower in place of the image tower of `name`
     image_weights: str | None = None  # a file for the image tower alone (timm's or torchvision's key names)
-    image_size: tuple[int, int] | None = None  # (height, width) in pixels; None: the architecture's own
+    image_size: Size | None = None  # (height, width) in pixels; None: the architecture's own
     resize_mode: Literal["shortest", "squash", "longest"] | None = None  # None: the weights' own
     mean: tuple[float, float, float] | None = None  # of the pixels, 0..1; None: the weights' own
     std: tuple[float, float, float] | None = None  # of the pixels, 0..1; None: the weights' own
     tokenizer: Literal["own", "trained"] = "own"  # own: the architecture's; trained: on the captions
     # The rest is for timm: towers, which bring neither projection nor text tower.
     embed_dim: PositiveInt = 256  # of the shared space
-    drop_path: float = 0.0  # stochastic depth of the timm tower
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stochastic depth of the timm tower
     text_width: PositiveInt = 256  # of the text tower
     text_layers: PositiveInt = 2  # of the text tower
     text_heads: PositiveInt = 4  # of the text tower
@@ -73,16 +77,16 @@ class DataConfig:
     format: str | None = None  # of the catalogue, when it cannot be told from the path
     train_split: str = "train"  # what is learned from
     val_split: str = "val"  # what the best checkpoint is chosen on
-    crop: float = 0.8  # smallest share of the picture's area that a training crop keeps; 1: no cropping
-    aspect: float = 1.1  # largest change of the aspect ratio by a crop
-    flip: float = 0.5  # chance of mirroring
-    brightness: float = 0.1  # largest relative change
-    contrast: float = 0.1  # largest relative change (hue is left alone: colour is an attribute)
-    erase: float = 0.0  # chance that a rectangle is greyed out
+    crop: PositiveShare = 0.8  # smallest share of the picture's area that a training crop keeps; 1: no cropping
+    aspect: Annotated[float, Field(ge=1)] = 1.1  # largest change of the aspect ratio by a crop
+    flip: Share = 0.5  # chance of mirroring
+    brightness: Share = 0.1  # largest relative change
+    contrast: Share = 0.1  # largest relative change (hue is left alone: colour is an attribute)
+    erase: Share = 0.0  # chance that a rectangle is greyed out
     # A random pose: the whole picture moved, made smaller and turned, the rest filled with the padding's colour.
-    shift: NonNegativeFloat = 0.0  # largest move, as a share of the room that the smaller picture leaves (0..1)
-    shrink: float = 1.0  # smallest size, as a share of the side; 1: none
-    turn_deg: NonNegativeFloat = 0.0  # largest rotation either way
+    shift: Share = 0.0  # largest move, as a share of the room that the smaller picture leaves
+    shrink: PositiveShare = 1.0  # smallest size, as a share of the side; 1: none
+    turn_deg: Annotated[float, Field(ge=0, le=180)] = 0.0  # largest rotation either way
     # Side of the training pictures in the first epoch as a share of the tower's, growing evenly to 1 in the last: early
     # epochs cost a fraction and learn the coarse things. Only for towers that take any size (convolutional ones).
     first_size: float = 1.0

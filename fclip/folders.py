@@ -210,11 +210,28 @@ def _transformers_folder(folder: Path, config: ModelConfig) -> Parts:
     if saved.get("model_type") != "clip":
         raise UserError(f"expected model_type clip in {folder}, got {saved.get('model_type')!r}")
     architecture = architecture_from_transformers(saved)
-    _check_texts(folder, saved, architecture["text_cfg"])
+    tokenizer = _transformers_tokenizer(folder, saved, architecture["text_cfg"])
     own = _transformers_preprocess(folder, _image_size(architecture))
     state = state_from_transformers(read_folder_weights(folder, WEIGHTS["config.json"]))
     clip, architecture = load_clip(architecture, state, str(folder), config)
-    return clip, architecture, own, ClipTokenizer(architecture["text_cfg"]["context_length"])
+    return clip, architecture, own, tokenizer
+
+
+def _transformers_tokenizer(folder: Path, saved: dict[str, Any], text: dict[str, Any]) -> Tokenizer:
+    """CLIP's own, or the folder's where it says that it has another, whose end token must be the highest."""
+    file = folder / "tokenizer_config.json"
+    kind = read_json(file, "a tokenizer's config").get("tokenizer_class") if file.is_file() else None
+    if kind is None or kind.startswith("CLIPTokenizer"):
+        _check_texts(folder, saved, text)
+        return ClipTokenizer(text["context_length"])
+    tokenizer = HuggingFaceTokenizer(folder, text["context_length"])
+    ends = {max(row.tolist()) for row in tokenizer(["a", "a red dress"])}
+    if ends != {text["vocab_size"] - 1} or tokenizer.vocab_size != text["vocab_size"]:
+        raise UserError(
+            f"expected a tokenizer of {text['vocab_size']} tokens whose last one ends a text in {folder}, where the "
+            f"text tower pools; got {tokenizer.vocab_size} tokens, the highest of a text {max(ends)}"
+        )
+    return tokenizer
 
 
 def _check_texts(folder: Path, saved: dict[str, Any], text: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from torchvision.transforms import Compose
 from torchvision.transforms.functional import pil_to_tensor
 
 from fclip.captions import Captions
+from fclip.errors import UserError
 from fclip.tokenizer import Tokenizer
 from stn import SpatialTransformer
 
@@ -146,7 +148,7 @@ def instantiate(architecture: dict[str, Any]) -> nn.Module:
     """open_clip's model of this `model_cfg`, with random weights; behind a spatial transformer when it has `stn`."""
     from open_clip import CLIP, CustomTextCLIP
 
-    import fclip.towers  # noqa: F401  (makes ours known to timm)
+    from fclip.towers import set_input_size
 
     cfg = copy.deepcopy(architecture)
     text, look = cfg["text_cfg"], cfg.pop("stn", None)
@@ -156,32 +158,31 @@ def instantiate(architecture: dict[str, Any]) -> nn.Module:
     if "hf_model_name" in text:
         text["hf_model_pretrained"] = False
     clip: Any = (CustomTextCLIP if custom else CLIP)(**cfg)
-    _set_trunk_size(clip.visual)
+    if hasattr(clip.visual, "trunk"):  # open_clip tells it its size only when it loads weights
+        set_input_size(clip.visual.trunk, clip.visual.image_size)
     if look:
         clip.visual = LookingTower(SpatialTransformer(**look), clip.visual)
     return clip
 
 
 class LookingTower(nn.Module):
-    """An image tower that looks through a spatial transformer: pictures of `stn.in_size` in, whatever the tower is."""
+    """An image tower behind a spatial transformer: pictures of `stn.in_size` in, whatever the tower takes."""
 
     def __init__(self, stn: SpatialTransformer, tower: nn.Module) -> None:
         super().__init__()
         self.stn, self.tower = stn, tower
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, H, W) → vectors (B, D)."""
-        return self.tower(self.stn(pixels))
+        """Normalised pixels (B, 3, H, W) → vectors (B, D).
 
-
-def _set_trunk_size(visual: Any) -> None:
-    """open_clip tells a timm trunk its input size only when it loads weights; windows and positions hang on it."""
-    trunk: Any = getattr(visual, "trunk", None)
-    if not hasattr(trunk, "set_input_size"):
-        return
-    own = trunk.patch_embed.img_size if hasattr(trunk, "patch_embed") else None
-    if own is not None and tuple(own) != tuple(visual.image_size):
-        trunk.set_input_size(tuple(visual.image_size))
+        Raises:
+            UserError: pictures smaller than the transformer looks at, or a transform that is not finite.
+        """
+        try:
+            seen = self.stn(pixels)
+        except ValueError as error:
+            raise UserError(f"the spatial transformer cannot look at these pictures: {error}") from None
+        return self.tower(seen)
 
 
 def unique(texts: Sequence[str]) -> list[str]:

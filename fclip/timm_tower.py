@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-import fclip.towers  # noqa: F401  (makes ours known to timm)
 from fclip.config import ModelConfig
 from fclip.errors import UserError, nearest
 from fclip.model import Preprocess
+from fclip.towers import set_input_size  # this import also makes ours known to timm
 
 
 def timm_vision_cfg(name: str, config: ModelConfig) -> dict[str, Any]:
@@ -54,14 +54,15 @@ def timm_weights(name: str, size: tuple[int, int]) -> dict[str, Tensor]:
     import timm
 
     try:
-        options: Any = {"img_size": size} if hasattr(timm.create_model(name.split(".")[0]), "patch_embed") else {}
-        return timm.create_model(name, pretrained=True, **options).state_dict()
+        trunk = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # the hub's and timm's own errors have no common base
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"cannot fetch timm's weights {name}: {reason}; is the hub reachable? A local file can be given as "
             f"model.image_weights, with the name without its tag: {name.split('.')[0]}"
         ) from None
+    set_input_size(trunk, size)
+    return trunk.state_dict()
 
 
 def near(name: str, names: Iterable[str]) -> str:

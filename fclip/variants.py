@@ -41,8 +41,12 @@ def with_stn(model: Model, config: StnConfig) -> Model:
     """The model behind a spatial transformer; pictures are squashed to what it looks at, without centre crop.
 
     Raises:
-        UserError: bounds that let the view leave the picture, or sizes that do not fit.
+        UserError: bounds that let the view leave the picture, sizes that do not fit, or a model that has one already.
     """
+    if "stn" in model.card.architecture:
+        raise UserError(
+            f"{model.name} has a spatial transformer already; set model.stn.transform=none to go on with it"
+        )
     out_size = model.preprocess.size
     look_size = config.look_size or out_size
     if min(look_size) < config.look_at:
@@ -52,8 +56,8 @@ def with_stn(model: Model, config: StnConfig) -> Model:
         )
     options: dict[str, Any] = {
         "transform": config.transform,
-        "in_size": look_size,
-        "out_size": out_size,
+        "in_size": list(look_size),  # lists, as they come back from a checkpoint's JSON
+        "out_size": list(out_size),
         "localisation": config.localisation,
         "look_at": config.look_at,
         "shift": config.max_shift,

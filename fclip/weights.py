@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from fclip.errors import UserError
 from fclip.files import read_json
 
-CLASSIFIERS = ("classifier.", "fc.", "head.fc.")  # what an ImageNet file has beyond the tower
+CLASSIFIERS = (
+    "classifier.",
+    "fc.",
+    "head.fc.",
+    "head.weight",
+    "head.bias",
+)  # what an ImageNet file has beyond the tower
 CONTAINERS = ("state_dict", "CLIP")  # where training programs put the weights in a file (open_clip, OpenFashionCLIP)
 
 
@@ -148,7 +154,8 @@ def load_image_weights(visual: nn.Module, file: str) -> None:
 
 def load_image_state(visual: nn.Module, state: dict[str, Tensor], where: str) -> None:
     """As `load_image_weights`, from a state dict; `where` names it in errors."""
-    trunk = getattr(visual, "trunk", visual)
+    tower = getattr(visual, "tower", visual)  # behind a spatial transformer
+    trunk = getattr(tower, "trunk", tower)
     own = trunk.state_dict()
     if "features.0.0.weight" in state:
         from torchvision.models import mobilenet_v2

@@ -5,13 +5,13 @@
     look = SpatialTransformer("similarity", in_size=(448, 448), out_size=(224, 224))
     tower = torch.nn.Sequential(look, backbone)   # learns where to look by the backbone's own loss
 
-Needs torch and kornia alone. At the start it changes nothing: its output is the resized image.
+Needs torch alone. At the start it changes nothing: its output is the resized image.
 """
 
 from stn.localisation import PaperLocalisation, ResidualLocalisation
 from stn.transformer import SpatialTransformer
 from stn.transforms import FreeAffine, ScaleTranslation, Similarity, ThinPlateSpline
-from stn.warp import affine_grid, coverage, identity_grid, sample
+from stn.warp import affine_grid, check_view, coverage, identity_grid, sample
 
 __all__ = [
     "FreeAffine",
@@ -22,6 +22,7 @@ __all__ = [
     "SpatialTransformer",
     "ThinPlateSpline",
     "affine_grid",
+    "check_view",
     "coverage",
     "identity_grid",
     "sample",

@@ -20,7 +20,7 @@ class PaperLocalisation(nn.Module):
         channels: of the image.
     """
 
-    smallest = 16  # side that leaves something after both poolings
+    smallest = 18  # side that leaves something after both poolings
 
     def __init__(self, look_at: int, outputs: int, channels: int = 3) -> None:
         super().__init__()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stn.localisation import PaperLocalisation, ResidualLocalisation
 from stn.transforms import FreeAffine, ScaleTranslation, Similarity, ThinPlateSpline
-from stn.warp import Size, levels_needed, sample
+from stn.warp import PADDINGS, Size, check_view, levels_needed, sample
 
 LOCALISATIONS = {"paper": PaperLocalisation, "residual": ResidualLocalisation}
 
@@ -50,7 +51,11 @@ class SpatialTransformer(nn.Module):
         padding: str = "border",
     ) -> None:
         super().__init__()
-        out_size = out_size or in_size
+        in_size, out_size = _checked_size("in_size", in_size), _checked_size("out_size", out_size or in_size)
+        if min(in_size) < look_at:
+            raise ValueError(f"expected in_size of at least look_at ({look_at} pixels) a side, got {_by(in_size)}")
+        if padding not in PADDINGS:
+            raise ValueError(f"expected padding to be one of {', '.join(PADDINGS)}, got {padding!r}")
         families = {
             "affine": lambda: FreeAffine(bend, shift),
             "similarity": lambda: Similarity(shift, zoom, angle_deg),
@@ -77,12 +82,32 @@ class SpatialTransformer(nn.Module):
                 f"expected images of at least {self.look_at} pixels a side (look_at), got {height}x{width}; "
                 "enlarge them, or make the transformer with a smaller look_at"
             )
-        small = F.interpolate(image, (self.look_at, self.look_at), mode="bilinear", align_corners=False, antialias=True)
-        return self.transform(self.localisation(small).float(), self.out_size, width / height)
+        exact = image.to(torch.promote_types(image.dtype, torch.float32))  # bfloat16 cannot be antialiased
+        small = F.interpolate(exact, (self.look_at, self.look_at), mode="bilinear", align_corners=False, antialias=True)
+        raw = self.localisation(small.to(image.dtype))
+        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
+        return self.transform(raw, self.out_size, width / height)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Looks at each image where its localisation net says."""
-        return sample(image, self.grid(image), self.levels, self.padding)
+        """Looks at each image where its localisation net says.
+
+        Raises:
+            ValueError: as `grid`; when evaluating also a grid that is not finite, which in training the loss shows.
+        """
+        grid = self.grid(image)
+        if not (self.training or torch.compiler.is_compiling()):
+            check_view(grid)
+        return sample(image, grid, self.levels, self.padding)
+
+
+def _checked_size(name: str, size: Size) -> Size:
+    if len(size) != 2 or min(size) < 2:
+        raise ValueError(f"expected {name} as (height, width) of at least 2 pixels each, got {tuple(size)}")
+    return size[0], size[1]
+
+
+def _by(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _choose(known: dict[str, Any], name: str, what: str) -> Any:

@@ -7,6 +7,7 @@ coordinates are those of `stn.warp`.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +57,10 @@ class Similarity(nn.Module):
 
     def __init__(self, shift: float = 0.5, zoom: float = 2.0, angle_deg: float = 45.0) -> None:
         super().__init__()
-        if zoom < 1:
+        if not 1 <= zoom < math.inf:
             raise ValueError(f"expected a zoom of at least 1, got {zoom}")
+        if not 0 <= angle_deg <= 180:
+            raise ValueError(f"expected an angle from 0 to 180 degrees, got {angle_deg}")
         self.shift, self.log_zoom, self.angle = _checked_shift(shift), math.log(zoom), math.radians(angle_deg)
         self.zoom_out = zoom
 
@@ -101,11 +104,13 @@ class ThinPlateSpline(nn.Module):
     """A smooth bending that moves each point of a lattice (Jaderberg et al., section 3.2; Bookstein, 1989).
 
     The lattice lies in the output, so solving for the spline is one product with a matrix that is known beforehand.
+    Neighbouring points that move against each other would fold the image: the spline is smoothed (it passes beside
+    its points, their common shift, zoom and shear it follows) as much as it takes that no numbers can fold it.
 
     Args:
-        points: of the lattice, per side.
-        bend: largest move of a point; below 1 / (points - 1), half of their distance, neighbours cannot change places.
         size: of the output.
+        points: of the lattice, per side.
+        bend: largest move of a point.
     """
 
     basis: Tensor
@@ -114,16 +119,13 @@ class ThinPlateSpline(nn.Module):
         super().__init__()
         if points < 2:
             raise ValueError(f"expected at least 2 control points per side, got {points}")
-        if not 0 <= bend < 1 / (points - 1):
-            raise ValueError(
-                f"expected a bend from 0 to below {1 / (points - 1):.3f} with {points} points a side (else they can "
-                f"change places and the image folds), got {bend}"
-            )
+        if not 0 <= bend <= MOST_BEND:
+            raise ValueError(f"expected a bend from 0 to {MOST_BEND} (beyond it the image can fold), got {bend}")
         self.inputs, self.size, self.bend = 2 * points**2, size, bend
-        self.zoom_out = 1 + bend * (points - 1)
-        self.register_buffer(
-            "basis", spline_basis(lattice(points), identity_grid(size).reshape(-1, 2)), persistent=False
-        )
+        self.smoothing = smoothing_without_folds(points, bend)
+        self.zoom_out = 1 + 2 * bend
+        basis = spline_basis(lattice(points), identity_grid(size).reshape(-1, 2), self.smoothing)
+        self.register_buffer("basis", basis, persistent=False)
 
     def forward(self, raw: Tensor, size: Size, aspect: float = 1.0) -> Tensor:
         """Raw numbers (B, 2 * points²), moves of the lattice's points row by row → grids (B, H, W, 2)."""
@@ -135,26 +137,61 @@ class ThinPlateSpline(nn.Module):
         return grid.reshape(-1, *size, 2)
 
 
+MOST_BEND = 0.3
+"""With it even a stiff plate through moved points, of however fine a lattice, turns over nowhere."""
+
+
 def lattice(points: int) -> Tensor:
     """Control points (points², 2) from edge to edge, row by row."""
     line = torch.linspace(-1, 1, points)
     return torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).reshape(-1, 2)
 
 
-def spline_basis(centres: Tensor, at: Tensor) -> Tensor:
+def spline_basis(centres: Tensor, at: Tensor, smoothing: float = 0.0) -> Tensor:
     """How far the points `at` (M, 2) follow each of the centres (N, 2): (M, N), float32.
 
     The spline through values v at the centres is basis @ v. It minimises the bending energy, with the kernel
-    r² log r; straight moves of all the centres move all points alike.
+    r² log r; straight moves of all the centres move all points alike. With `smoothing` it passes beside the centres
+    and bends less.
     """
     centres, at = centres.double(), at.double()
+    rows = torch.cat([_kernel(at, centres), _with_one(at)], dim=1)
+    return (rows @ _coefficients(centres, smoothing)).float()
+
+
+@lru_cache
+def smoothing_without_folds(points: int, bend: float) -> float:
+    """Smoothing with which moves up to `bend` of a lattice's points cannot fold its spline; 0 where none is needed.
+
+    The determinant of the map's derivative is at least 1 - bend * (sum of the basis' absolute slopes along x and
+    along y), whatever the moves: the least smoothing that leaves 0.1 of it everywhere.
+    """
+    centres, at = lattice(points).double(), lattice(65).double()
+    apart = at[:, None] - centres
+    rows = apart * (apart.square().sum(-1, keepdim=True).clamp(min=1e-12).log() + 1)  # the kernel's gradient
+    straight = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64).expand(len(at), 2, 3)
+    gradient = torch.cat([rows.mT, straight], dim=-1)  # (M, 2, N + 3)
+
+    def folds(smoothing: float) -> bool:
+        return bend * float((gradient @ _coefficients(centres, smoothing)).abs().sum((1, 2)).max()) > 0.9
+
+    if not folds(0.0):
+        return 0.0
+    low, high = -6.0, 6.0  # powers of ten
+    while high - low > 0.01:
+        middle = (low + high) / 2
+        low, high = (middle, high) if folds(10**middle) else (low, middle)
+    return 10**high
+
+
+def _coefficients(centres: Tensor, smoothing: float) -> Tensor:
+    """Values at the centres (N) → weights of the kernels, and the straight part: (N + 3, N)."""
     number = len(centres)
     system = torch.zeros(number + 3, number + 3, dtype=torch.float64)
-    system[:number, :number] = _kernel(centres, centres)
+    system[:number, :number] = _kernel(centres, centres) + smoothing * torch.eye(number, dtype=torch.float64)
     system[:number, number:] = _with_one(centres)
     system[number:, :number] = _with_one(centres).mT
-    rows = torch.cat([_kernel(at, centres), _with_one(at)], dim=1)
-    return torch.linalg.solve(system, rows, left=False)[:, :number].float()
+    return torch.linalg.inv(system)[:, :number]
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:

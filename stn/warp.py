@@ -14,11 +14,11 @@ import math
 
 import torch
 import torch.nn.functional as F
-from kornia.geometry.transform import pyrdown
 from torch import Tensor
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
+PADDINGS = ("border", "zeros", "reflection")
 
 
 def identity_grid(size: Size, device: torch.device | None = None) -> Tensor:
@@ -53,7 +53,7 @@ def affine_grid(matrix: Tensor, size: Size) -> Tensor:
 def sample(image: Tensor, grid: Tensor, levels: int = 0, padding: str = "border") -> Tensor:
     """Takes an image's values at a grid's points, bilinearly, and antialiased where the grid is coarser than the image.
 
-    With `levels` the image is halved that many times (blurred before each), and every output image is mixed from the
+    With `levels` the image is halved that many times (an antialiased resize), and every output image is mixed from the
     two levels whose pixels are as far apart as its grid's points are, as textures are drawn. Where the grid is as
     fine as the image or finer, that is the image itself.
 
@@ -66,9 +66,9 @@ def sample(image: Tensor, grid: Tensor, levels: int = 0, padding: str = "border"
     Returns: (B, C, h, w) in the image's type, computed in float32 or better.
 
     Raises:
-        ValueError: shapes that do not fit, or an image too small to be halved so often.
+        ValueError: shapes that do not fit, an unknown padding, or an image too small to be halved so often.
     """
-    _check(image, grid, levels)
+    _check(image, grid, levels, padding)
     exact = torch.promote_types(image.dtype, torch.float32)
     with torch.autocast(image.device.type, enabled=False):
         level, points = image.to(exact), grid.to(exact)
@@ -79,7 +79,7 @@ def sample(image: Tensor, grid: Tensor, levels: int = 0, padding: str = "border"
         for number in range(levels + 1):
             weight = (1 - (height - number).abs()).clamp(min=0)
             mixed = mixed + weight * _bilinear(level, points, padding)
-            level = pyrdown(level) if number < levels else level
+            level = _halved(level) if number < levels else level
     return mixed.to(image.dtype)
 
 
@@ -103,15 +103,44 @@ def coverage(grid: Tensor) -> Tensor:
     return (grid.abs() <= 1).all(-1).float().mean((1, 2))
 
 
+def check_view(grid: Tensor) -> Tensor:
+    """Returns the grid when each of its views shows some of the image; on a GPU this waits for the grid.
+
+    Raises:
+        ValueError: a grid beside the image, which would sample nothing but padding, or one that is not finite.
+    """
+    if not grid.isfinite().all():
+        raise ValueError("expected a finite grid, got NaN or infinity: are the weights and the pixels finite?")
+    outside = int((coverage(grid) == 0).sum())
+    if outside:
+        raise ValueError(
+            f"expected grids that show some of the image (within -1..1), got {outside} of {grid.shape[0]} beside it; "
+            "shift or enlarge the view less"
+        )
+    return grid
+
+
+def _halved(image: Tensor) -> Tensor:
+    """Bilinear with antialiasing: the taps are 1 3 3 1. Kornia's pyrdown blurs twice, and takes ten times as long."""
+    size = (image.shape[-2] // 2, image.shape[-1] // 2)
+    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+
+
 def _bilinear(image: Tensor, grid: Tensor, padding: str) -> Tensor:
     return F.grid_sample(image, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
-def _check(image: Tensor, grid: Tensor, levels: int) -> None:
+def _check(image: Tensor, grid: Tensor, levels: int, padding: str) -> None:
     if image.ndim != 4 or grid.ndim != 4 or grid.shape[-1] != 2 or image.shape[0] != grid.shape[0]:
         raise ValueError(
             f"expected images (B, C, H, W) and grids (B, h, w, 2), got {tuple(image.shape)} and {tuple(grid.shape)}"
         )
-    smallest = min(image.shape[-2:]) >> levels
-    if levels and smallest < 4:
-        raise ValueError(f"expected images of at least {4 << levels} pixels a side, got {tuple(image.shape[-2:])}")
+    if padding not in PADDINGS:
+        raise ValueError(f"expected padding to be one of {', '.join(PADDINGS)}, got {padding!r}")
+    if levels and min(image.shape[-2:]) >> levels < 1:
+        raise ValueError(
+            f"expected images of at least {1 << levels} pixels a side, to be halved {levels} times, got "
+            f"{image.shape[-2]}x{image.shape[-1]}"
+        )
+    if levels and min(grid.shape[1:3]) < 2:
+        raise ValueError(f"expected grids of at least 2x2 points with levels, got {grid.shape[1]}x{grid.shape[2]}")

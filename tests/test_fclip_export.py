@@ -149,9 +149,11 @@ def test_transformers_gives_the_same_embeddings(made, exported, kind, quick_gelu
     assert CLIPModel.from_pretrained(folder).logit_scale.item() == model.clip.logit_scale.item()
 
 
-@pytest.mark.parametrize("custom_text", [False, True])
-def test_a_transformers_folder_comes_back_bit_by_bit(made, exported, captions, custom_text):
-    model = made(kind="clip", architecture={"quick_gelu": True, "custom_text": custom_text})
+@pytest.mark.parametrize(
+    ("kind", "custom_text"), [("clip", False), ("clip", True), ("trained", False), ("huggingface", True)]
+)
+def test_a_transformers_folder_comes_back_bit_by_bit(made, exported, captions, kind, custom_text):
+    model = made(kind=kind, architecture={"quick_gelu": True, "custom_text": custom_text})
     again = build_model(ModelConfig(name=str(exported(model, "transformers"))), captions)
     state = {name.removeprefix("text."): value for name, value in model.clip.state_dict().items()}
     assert state.keys() == again.clip.state_dict().keys()
@@ -310,7 +312,6 @@ def test_open_clip_keeps_how_texts_are_cleaned(made, exported, tokenizers, tmp_p
     assert json.loads((folder / ABOUT_FILE).read_text())["tokenizer"]["clean"] == "canonicalize"
 
 
-@pytest.mark.filterwarnings("ignore:.*:UserWarning:timm")  # from timm's own resizing of a Swin
 def test_timm_towers_that_open_clip_cannot_make_are_refused(made, exported):
     with pytest.raises(
         UserError, match="makes swin_of_a_test for 32x32 pixels only, this one has 64x64; use --to onnx"
