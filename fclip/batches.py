@@ -171,13 +171,13 @@ def pose(pixels: Tensor, data: DataConfig, rng: np.random.Generator, fill: int =
     size, turn = rng.uniform(data.shrink, 1), rng.uniform(-data.turn_deg, data.turn_deg)
     x, y = rng.uniform(-data.shift, data.shift, 2)
     h, w = max(1, round(height * size)), max(1, round(width * size))
-    small = T.resize(pixels, [h, w], antialias=True)
+    small = T.resize(pixels, [h, w], antialias=True).float() - fill  # around zero: torchvision's own fill leaves a rim
     top, left = (height - h) // 2, (width - w) // 2
-    framed = T.pad(small, [left, top, width - w - left, height - h - top], fill=fill)
+    framed = T.pad(small, [left, top, width - w - left, height - h - top])
     move = [round(x * (width - w) / 2), round(y * (height - h) / 2)]
-    # Around zero, because torchvision's own filling darkens the frame's edge.
-    turned = T.affine(framed.float() - fill, turn, move, 1.0, [0.0, 0.0], T.InterpolationMode.BILINEAR)
-    return (turned + fill).round().to(torch.uint8)
+    bilinear = T.InterpolationMode.BILINEAR
+    posed = T.affine(framed, turn, move, 1.0, [0.0, 0.0], interpolation=bilinear) + fill
+    return posed.round().clamp(0, 255).to(torch.uint8)
 
 
 def _erase(pixels: Tensor, rng: np.random.Generator) -> Tensor:

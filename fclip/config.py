@@ -48,10 +48,10 @@ class StnConfig:
 class ModelConfig:
     """Which towers, from which weights."""
 
-    name: str = "ViT-B-32"  # "fashionclip", an open_clip architecture, "hf-hub:owner/name", "timm:NAME", or a folder
+    name: str = "ViT-B-32"  # "fashionclip", an open_clip architecture, "hf-hub:owner/name", "timm:NAME[.TAG]", a folder
     weights: str | None = None  # an open_clip tag ("laion2b_s34b_b79k") for an open_clip architecture, or a file
     allow_mismatched_weights: bool = False  # load what fits of a file or folder, and print what was left out
-    image_tower: str | None = None  # timm's name of a tower in place of the image tower of `name`
+    image_tower: str | None = None  # timm's NAME or NAME.TAG (with its weights), in place of the image tower of `name`
     image_weights: str | None = None  # a file for the image tower alone (timm's or torchvision's key names)
     image_size: Size | None = None  # (height, width) in pixels; None: the architecture's own
     resize_mode: Literal["shortest", "squash", "longest"] | None = None  # None: the weights' own
@@ -204,9 +204,11 @@ def _read(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
+    if not isinstance(base, str):
+        raise UserError(f"{file}: base should be one path, e.g. base: drawn.yaml, got {base!r}")
     if file.resolve() in [f.resolve() for f in above]:
         raise UserError(f"{file} is its own base; take out one `base:`")
-    return _over(_read(file.parent / str(base), (*above, file)), values)
+    return _over(_read(file.parent / base, (*above, file)), values)
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

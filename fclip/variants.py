@@ -34,7 +34,9 @@ def with_image_tower(model: Model, config: ModelConfig) -> Model:
     clip.load_state_dict(clip.state_dict() | old)
     own = Preprocess(resize_mode=config.resize_mode or model.preprocess.resize_mode)
     preprocess = timm_preprocess(config.image_tower, config, own)
-    return Model(clip, replace(model.card, architecture=architecture, preprocess=preprocess), model.tokenizer)
+    name = f"{model.name}+{config.image_tower.split('.')[0]}"
+    card = replace(model.card, name=name, architecture=architecture, preprocess=preprocess)
+    return Model(clip, card, model.tokenizer)
 
 
 def with_stn(model: Model, config: StnConfig) -> Model:
@@ -73,6 +75,7 @@ def with_stn(model: Model, config: StnConfig) -> Model:
     model.clip.visual = LookingTower(stn, model.clip.visual)
     card = replace(
         model.card,
+        name=f"stn+{model.name}",
         architecture=model.card.architecture | {"stn": options},
         preprocess=replace(model.preprocess, size=look_size, resize_mode="squash"),
     )

@@ -20,6 +20,8 @@ from fclip.batches import (
     attribute_codes,
     augment,
     caption_id,
+    is_posed,
+    pose,
     training_batches,
     training_sizes,
 )
@@ -268,3 +270,94 @@ def test_pictures_grow_from_epoch_to_epoch_to_the_towers_size():
     assert training_sizes((32, 32), first=0.01, epochs=2) == [(8, 8), (32, 32)]
     with pytest.raises(UserError, match=r"data\.first_size should be above 0 and at most 1, got 0"):
         training_sizes((96, 96), first=0, epochs=3)
+
+
+# Poses
+
+
+BLACK = torch.zeros(3, 24, 16, dtype=torch.uint8)
+
+
+def frame(pixels: torch.Tensor) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right of what is not white."""
+    rows, columns = (pixels < 128).all(0).nonzero().T
+    return rows.min().item(), rows.max().item(), columns.min().item(), columns.max().item()
+
+
+def test_a_pose_depends_on_its_generator_alone(photo):
+    data = replace(PLAIN, shift=1, shrink=0.5, turn_deg=30)
+    first, again, other = (pose(tensor(photo), data, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert first.shape == (3, 90, 150)
+    assert first.dtype == torch.uint8
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shift=st.floats(0, 1), shrink=st.floats(0.1, 1), seed=st.integers(0, 999))
+def test_a_picture_that_is_made_smaller_and_moved_is_all_there(shift, shrink, seed):
+    posed = pose(BLACK, replace(PLAIN, shift=shift, shrink=shrink), np.random.default_rng(seed))
+    size = np.random.default_rng(seed).uniform(shrink, 1)
+    top, bottom, left, right = frame(posed)
+    assert (bottom - top + 1, right - left + 1) == (max(1, round(24 * size)), max(1, round(16 * size)))
+    assert sorted(posed.unique().tolist()) in ([0], [0, 255])  # whole pixels: nothing is blended with what is beside it
+
+
+def test_over_many_seeds_it_comes_to_every_side_of_its_frame():
+    data = replace(PLAIN, shift=1, shrink=0.5)
+    frames = [frame(pose(BLACK, data, np.random.default_rng(seed))) for seed in range(200)]
+    tops, bottoms, lefts, rights = zip(*frames, strict=True)
+    assert (min(tops), max(bottoms), min(lefts), max(rights)) == (0, 23, 0, 15)
+    assert max(tops) > 9
+    assert max(lefts) > 5
+    sizes = [bottom - top + 1 for top, bottom, _, _ in frames]
+    assert (min(sizes), max(sizes)) == (12, 24)
+
+
+def test_without_shift_it_stays_in_the_middle():
+    for seed in range(20):
+        top, bottom, left, right = frame(pose(BLACK, replace(PLAIN, shrink=0.3), np.random.default_rng(seed)))
+        assert abs(top - (23 - bottom)) <= 1
+        assert abs(left - (15 - right)) <= 1
+
+
+@pytest.mark.parametrize("fill", [255, 0, 90])
+def test_what_is_beside_the_picture_is_of_the_paddings_colour(fill):
+    grey = torch.full((3, 24, 16), 200, dtype=torch.uint8)
+    data = replace(PLAIN, shift=1, shrink=0.4, turn_deg=45)
+    posed = pose(grey, data, np.random.default_rng(3), fill)
+    assert posed[:, 0, 0].tolist() == [fill] * 3
+    assert (posed == 200).all(0).any()
+    low, high = min(fill, 200), max(fill, 200)
+    assert ((posed >= low) & (posed <= high)).all()
+
+
+def test_turns_are_up_to_their_bound_either_way():
+    """The direction of a bar, from its moments."""
+    bar = torch.full((3, 65, 65), 255, dtype=torch.uint8)
+    bar[:, 30:35, 10:55] = 0
+    angles = []
+    for seed in range(100):
+        ink = 255 - pose(bar, replace(PLAIN, turn_deg=20), np.random.default_rng(seed))[0].double()
+        y, x = (torch.arange(65.0).double() - 32,) * 2
+        mixed, wide, high = (ink * y[:, None] * x).sum(), (ink * x**2).sum(), (ink * y[:, None] ** 2).sum()
+        angles.append(0.5 * torch.rad2deg(torch.atan2(2 * mixed, wide - high)).item())
+    assert -20.5 < min(angles) < -15
+    assert 15 < max(angles) < 20.5
+
+
+def test_no_pose_is_the_picture_itself(photo):
+    assert not is_posed(PLAIN)
+    assert torch.equal(pose(tensor(photo), PLAIN, np.random.default_rng(0)), tensor(photo))
+    assert is_posed(replace(PLAIN, shrink=0.9))
+    assert is_posed(replace(PLAIN, turn_deg=5))
+
+
+def test_training_pictures_are_posed_at_the_towers_size(photo):
+    preprocess = Preprocess(size=(48, 40), resize_mode="squash", fill_color=7)
+    data = replace(PLAIN, shift=1, shrink=0.5)
+    posed = augment(tensor(photo), preprocess, data, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    plain = augment(tensor(photo), preprocess, PLAIN, rng)
+    assert torch.equal(posed, pose(plain, data, rng, fill=7))
+    assert (posed == 7).all(0).any()

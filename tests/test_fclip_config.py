@@ -128,7 +128,73 @@ def test_a_file_that_is_no_preset_is_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-NAMES = st.text(max_size=12) | st.sampled_from(["1e-3", "null", "yes", "12", "- a", "a: b", "#", "é"])
+# A preset on top of another
+
+
+def chain(folder: Path, **files: str) -> Path:
+    """Presets by name, `__` for a slash; the last one's path."""
+    for name, text in files.items():
+        file = folder / f"{name.replace('__', '/')}.yaml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_a_preset_changes_single_keys_of_its_base(tmp_path):
+    base = "epochs: 7\noptim: {lr: 0.5, warmup: 0.2}\nfreeze: [a, b]\nmodel: {stn: {transform: tps, points: 3}}\n"
+    own = "base: base.yaml\noptim: {lr: 0.25}\nfreeze: [c]\nmodel: {stn: {points: 5}}\n"
+    preset = load_preset(chain(tmp_path, base=base, own=own), ["optim.beta1=0.8"])
+    assert (preset.epochs, preset.optim.lr, preset.optim.warmup, preset.optim.beta1) == (7, 0.25, 0.2, 0.8)
+    assert preset.freeze == ("c",)  # a list is one value
+    assert (preset.model.stn.transform, preset.model.stn.points) == ("tps", 5)
+
+
+def test_a_base_may_have_a_base_in_another_folder(tmp_path):
+    file = chain(
+        tmp_path,
+        lowest="seed: 1\nepochs: 2\nbatch_size: 3\n",
+        deep__middle="base: ../lowest.yaml\nepochs: 20\nbatch_size: 30\n",
+        top="base: deep/middle.yaml\nbatch_size: 300\n",
+    )
+    preset = load_preset(file)
+    assert (preset.seed, preset.epochs, preset.batch_size) == (1, 20, 300)
+
+
+def test_the_resolved_preset_needs_no_base(tmp_path):
+    preset = load_preset(chain(tmp_path, base="epochs: 7\n", own="base: base.yaml\nseed: 3\n"))
+    assert "base" not in dump_preset(preset)
+    assert load_preset(written(tmp_path, dump_preset(preset))) == preset
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"own": "base: own.yaml\n"}, r"own.yaml is its own base; take out one `base:`"),
+        ({"a": "base: own.yaml\n", "own": "base: a.yaml\n"}, r"own.yaml is its own base; take out one `base:`"),
+        ({"own": "base: gone.yaml\n"}, r"cannot read .*gone.yaml \(the base of .*own.yaml\): No such file"),
+        ({"own": "base: .\n"}, r"cannot read .* \(the base of .*own.yaml\): Is a directory"),
+        ({"own": "base: [a.yaml]\n"}, r"own.yaml: base should be one path, e.g. base: drawn.yaml, got \['a.yaml'\]"),
+        ({"a": "[1]", "own": "base: a.yaml\n"}, r"a.yaml should hold keys and values"),
+        ({"a": "x: [", "own": "base: a.yaml\n"}, r"a.yaml is no YAML"),
+        ({"a": "epoch: 1\n", "own": "base: a.yaml\n"}, r"unknown key 'epoch'; did you mean 'epochs'"),
+    ],
+    ids=str,
+)
+def test_a_base_that_cannot_be_is_one_line(tmp_path, files, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_preset(chain(tmp_path, **files))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_base_cannot_be_an_override(tmp_path):
+    """It would come too late to be read."""
+    with pytest.raises(UserError, match="unknown key 'base'"):
+        load_preset(written(tmp_path), ["base=other.yaml"])
+
+
+# Without control characters and line separators, which YAML does not keep.
+WRITING = st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"])
+NAMES = st.text(WRITING, max_size=12) | st.sampled_from(["1e-3", "null", "yes", "12", "- a", "a: b", "#", "é"])
 SOME = st.fixed_dictionaries(
     {},
     optional={
@@ -162,7 +228,24 @@ def test_a_preset_cannot_be_changed():
 
 @pytest.mark.parametrize(
     "override",
-    ["batch_size=0", "epochs=-1", "optim.lr=-0.1", "data.workers=-2", "optim.wise_ft=1.1", "optim.layer_decay=0"],
+    [
+        "batch_size=0",
+        "epochs=-1",
+        "optim.lr=-0.1",
+        "data.workers=-2",
+        "optim.wise_ft=1.1",
+        "optim.layer_decay=0",
+        "data.shrink=0",
+        "data.shrink=1.1",
+        "data.shift=1.5",
+        "data.turn_deg=181",
+        "data.crop=0",
+        "data.aspect=0.9",
+        "data.flip=1.5",
+        "model.drop_path=1",
+        "model.image_size=[0, 96]",
+        "model.stn.max_angle_deg=200",
+    ],
 )
 def test_a_number_out_of_range_is_one_line(override: str, tmp_path: Path) -> None:
     file = tmp_path / "preset.yaml"

@@ -30,7 +30,7 @@ def garments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fclip.catalogue.drawn import draw_catalogue
 
     folder = tmp_path_factory.mktemp("user")
-    for name in ("eval", "experiments", "fclip"):
+    for name in ("eval", "experiments", "fclip", "stn"):
         (folder / name).symlink_to(ROOT / name)
     with (folder / "garments.csv").open("w", newline="") as stream:
         table = csv.writer(stream)
@@ -62,8 +62,9 @@ def test_the_main_job_runs_as_written(garments: Path) -> None:
 def test_the_tree_names_what_is_there() -> None:
     tree = block("Layout", "")
     for name in re.findall(r"\b([a-z_]+\.py)\b", tree):
-        assert list(ROOT.glob(f"fclip/**/{name}")), f"the README's tree names {name}, which is not in fclip"
-    for path in ROOT.glob("fclip/*.py"):
+        here = [*ROOT.glob(f"fclip/**/{name}"), *ROOT.glob(f"stn/{name}")]
+        assert here, f"the README's tree names {name}, which is in neither fclip nor stn"
+    for path in [*ROOT.glob("fclip/*.py"), *ROOT.glob("stn/*.py")]:
         assert path.name in tree or path.name.startswith("__"), f"{path.name} is missing in the README's tree"
 
 
