@@ -22,9 +22,10 @@ from fclip.config import ModelConfig, StnConfig, load_preset
 from fclip.embedding import embed_catalogue, embed_texts
 from fclip.errors import UserError
 from fclip.model import LookingTower, Model, ModelCard, Preprocess, instantiate
+from fclip.optimisation import no_weight_decay, parameter_groups
 from fclip.pretrained import build_model
 from fclip.tokenizer import ClipTokenizer
-from fclip.training import no_weight_decay, parameter_groups, train
+from fclip.training import train
 from fclip.variants import with_image_tower, with_stn
 
 PRESETS = Path(__file__).parent.parent / "experiments" / "presets"
@@ -176,7 +177,7 @@ def test_a_transform_that_is_not_finite_is_one_line(captions):
 def test_a_second_transformer_is_refused_and_the_first_goes_on(captions, tmp_path):
     save_checkpoint(with_stn(tiny("ViT", captions), STN), tmp_path / "it")
     with pytest.raises(
-        UserError, match=r"ViT has a spatial transformer already; set model.stn.transform=none to go on"
+        UserError, match=r"has a spatial transformer already; set model.stn.transform=none to go on"
     ):
         build_model(ModelConfig(name=str(tmp_path / "it"), stn=STN), captions)
     again = build_model(ModelConfig(name=str(tmp_path / "it")), captions)
