@@ -78,6 +78,7 @@ def prepare(preset: Preset) -> Prepared:
     training = select_split(catalogue, preset.data.train_split)
     validation = select_split(catalogue, preset.data.val_split)
     model = build_model(preset.model, captions, _texts_for_tokenizer(captions, training))
+    _check_first_size(preset, model)
     pictures = _pictures(preset, model, training)
     cut = truncated_share(model.tokenizer, pictures.texts)
     _say(
@@ -139,6 +140,26 @@ def _pictures(preset: Preset, model: Model, training: Dataset) -> Any:
     if not len(pictures):
         raise UserError(f"no picture of split {preset.data.train_split!r} has an attribute of {model.captions.groups}")
     return pictures
+
+
+def _check_first_size(preset: Preset, model: Model) -> None:
+    """Raises UserError when the tower takes pictures of one size only, and the preset lets them grow."""
+    import torch
+
+    from fclip.batches import training_sizes
+
+    first, *_ = training_sizes(model.preprocess.size, preset.data.first_size, preset.epochs)
+    if first == model.preprocess.size:
+        return
+    try:
+        with torch.inference_mode():
+            model.eval().encode_image(torch.zeros(1, 3, *first))
+    except (AssertionError, RuntimeError, ValueError):  # each library refuses in its own way
+        size = "x".join(map(str, model.preprocess.size))
+        raise UserError(
+            f"data.first_size={preset.data.first_size} begins with pictures of {first[0]}x{first[1]}, but "
+            f"{model.name} takes only {size}; set data.first_size=1"
+        ) from None
 
 
 def evaluator(validation: Dataset, limit: int) -> Callable[[Model], dict[str, float]]:
