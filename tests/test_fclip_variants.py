@@ -176,9 +176,7 @@ def test_a_transform_that_is_not_finite_is_one_line(captions):
 
 def test_a_second_transformer_is_refused_and_the_first_goes_on(captions, tmp_path):
     save_checkpoint(with_stn(tiny("ViT", captions), STN), tmp_path / "it")
-    with pytest.raises(
-        UserError, match=r"has a spatial transformer already; set model.stn.transform=none to go on"
-    ):
+    with pytest.raises(UserError, match=r"has a spatial transformer already; set model.stn.transform=none to go on"):
         build_model(ModelConfig(name=str(tmp_path / "it"), stn=STN), captions)
     again = build_model(ModelConfig(name=str(tmp_path / "it")), captions)
     assert isinstance(again.clip.visual, LookingTower)
