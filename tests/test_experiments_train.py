@@ -100,7 +100,12 @@ def test_an_out_in_use_is_refused_unless_asked_to_overwrite(tiny, tmp_path, caps
         (["data.val_split=vall"], "split 'vall' is empty; did you mean 'val'?"),
         (["captions.style=product"], "no caption style 'product'; did you mean 'products'?"),
         (
-            ["model.name=timm:swin_pico_patch4_window7_112", "model.image_size=[112,112]", "data.first_size=0.5"],
+            [
+                "model.name=timm:swin_pico_patch4_window7_112",
+                "model.image_size=[112,112]",
+                "data.first_size=0.5",
+                "epochs=2",
+            ],
             "data.first_size=0.5 begins with pictures of 56x56, but timm:swin_pico_patch4_window7_112 takes only 112",
         ),
         (["model.name=timm:test_resnett"], "timm has no model 'test_resnett'; did you mean test_resnet"),
