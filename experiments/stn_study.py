@@ -46,9 +46,13 @@ def study(
         str, typer.Option(help="Which, with commas; the first is what the others are held against.")
     ] = (",".join(VARIANTS)),
     split: Annotated[str, typer.Option(help="What is tested.")] = "val",
-    shrink: Annotated[float, typer.Option(help="A posed picture's smallest size, as a share.")] = 0.35,
+    scale: Annotated[tuple[float, float], typer.Option(help="A posed picture's smallest and largest size.")] = (
+        0.35,
+        1,
+    ),
     shift: Annotated[float, typer.Option(help="Its move, as a share of the room it has.")] = 1.0,
     turn: Annotated[float, typer.Option(help="Its rotation either way, in degrees.")] = 30.0,
+    conditions: Annotated[str, typer.Option(help="Which of a, b, c, without commas.")] = "abc",
     override: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of all presets.")] = None,
 ) -> None:
     """Train plain, STN, Swin and STN+Swin for equal time, on pictures as they are and on posed ones, and compare.
@@ -60,16 +64,19 @@ def study(
     from fclip.machine import tune_cpu
 
     tune_cpu()
+    wanted = [condition for condition in CONDITIONS if condition in conditions]
+    if not wanted or set(conditions) - set(CONDITIONS):
+        raise UserError(f"expected --conditions of {', '.join(CONDITIONS)}, e.g. 'ac', got {conditions!r}")
     target = out or Path(f"runs/study_{data}")
-    pose = [f"data.shrink={shrink}", f"data.shift={shift}", f"data.turn_deg={turn}"]
+    pose = [f"data.scale=[{scale[0]},{scale[1]}]", f"data.shift={shift}", f"data.turn_deg={turn}"]
     presets = read_presets(data, variants.split(","), target, override or [])
     presets = fix_costs(presets, minutes, target)
     for name, preset in presets.items():
-        for how in ("as_is", "posed"):
+        for how in dict.fromkeys(CONDITIONS[condition][0] for condition in wanted):
             train_one(preset, target / f"{name}-{how}", pose if how == "posed" else [])
     plain = next(iter(presets.values()))
     tests = test_splits(plain, split, with_options(plain, pose))
-    results = measure_all(list(presets), tests, target)
+    results = measure_all(list(presets), wanted, tests, target)
     settings = {"data": data, "minutes": minutes, "split": split, "pose": " ".join(pose)}
     write_report(target, results, tests, settings)
     print((target / "table.md").read_text())
@@ -198,14 +205,17 @@ def pose_catalogue(pictures: Dataset, data: Any, seed: int = POSE_SEED) -> Datas
     return pictures.map(posed, with_indices=True, keep_in_memory=True, load_from_cache_file=False, desc="posing")
 
 
-def measure_all(variants: Sequence[str], tests: Mapping[str, Dataset], out: Path) -> dict[str, dict[str, Any]]:
+def measure_all(
+    variants: Sequence[str], conditions: Sequence[str], tests: Mapping[str, Dataset], out: Path
+) -> dict[str, dict[str, Any]]:
     """Condition → variant → result of `eval.surfacing`; those of an earlier call are read."""
     from eval.surfacing import evaluate_surfacing
     from fclip.checkpoint import load_checkpoint
     from fclip.files import read_json
 
-    results: dict[str, dict[str, Any]] = {condition: {} for condition in CONDITIONS}
-    for condition, (trained, tested) in CONDITIONS.items():
+    results: dict[str, dict[str, Any]] = {condition: {} for condition in conditions}
+    for condition in conditions:
+        trained, tested = CONDITIONS[condition]
         for variant in variants:
             file = out / "results" / f"{condition}-{variant}.json"
             folder = out / f"{variant}-{trained}"

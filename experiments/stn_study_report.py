@@ -35,13 +35,15 @@ Results = Mapping[str, Mapping[str, Any]]
 def write_report(out: Path, results: Results, tests: Mapping[str, Dataset], settings: Mapping[str, Any]) -> None:
     """Writes OUT/table.md, OUT/scores.png and, where a variant has a transformer, OUT/looks.png."""
     told = ", ".join(f"{key} {value}" for key, value in settings.items())
-    tables = [table(results[condition], title) for condition, title in TITLES.items()]
+    tables = [table(found, TITLES[condition]) for condition, found in results.items()]
     write_text(out / "table.md", "\n".join([f"{told}\n", *map(markdown, tables)]))
     draw_scores(out / "scores.png", results)
-    looking = {variant: load_checkpoint(out / f"{variant}-posed" / "last") for variant in results["c"]}
+    last = list(results)[-1]
+    trained = "posed" if last == "c" else "as_is"
+    looking = {variant: load_checkpoint(out / f"{variant}-{trained}" / "last") for variant in results[last]}
     looking = {variant: model for variant, model in looking.items() if "stn" in model.card.architecture}
     if looking:
-        draw_looks(out / "looks.png", looking, tests["posed"])
+        draw_looks(out / "looks.png", looking, tests["as_is" if last == "a" else "posed"])
 
 
 def table(results: Mapping[str, Any], title: str) -> Table:
@@ -78,12 +80,13 @@ def draw_scores(file: Path, results: Results) -> None:
     width = 0.8 / len(variants)
     for axes, (name, shown) in zip(figure.subplots(1, len(METRICS)), METRICS.items(), strict=True):
         for i, variant in enumerate(variants):
-            scores = [results[condition][variant]["metrics"][name] for condition in TITLES]
+            scores = [found[variant]["metrics"][name] for found in results.values()]
             values = np.array([s["value"] for s in scores])
             errors = np.abs(np.array([[s["low"], s["high"]] for s in scores]).T - values)
-            places = np.arange(len(TITLES)) + (i - (len(variants) - 1) / 2) * width
+            places = np.arange(len(results)) + (i - (len(variants) - 1) / 2) * width
             axes.bar(places, values, width * 0.92, yerr=errors, capsize=2, color=COLOURS[i], label=variant)
-        axes.set_xticks(range(len(TITLES)), [title.replace(", ", ",\n") for title in TITLES.values()], fontsize=8)
+        titles = [TITLES[condition].replace(", ", ",\n") for condition in results]
+        axes.set_xticks(range(len(titles)), titles, fontsize=8)
         axes.set_title(shown)
         axes.set_ylim(0, 1)
         axes.grid(axis="y", alpha=0.3)

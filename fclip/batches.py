@@ -158,17 +158,17 @@ def augment(pixels: Tensor, preprocess: Preprocess, data: DataConfig, rng: np.ra
 
 def is_posed(data: DataConfig) -> bool:
     """Whether pictures get a random pose."""
-    return data.shrink < 1 or data.turn_deg > 0
+    return data.scale != (1, 1) or data.turn_deg > 0
 
 
 def pose(pixels: Tensor, data: DataConfig, rng: np.random.Generator, fill: int = 255) -> Tensor:
     """The picture made smaller, turned and moved in a frame of its own size: uint8 (3, H, W) → uint8 (3, H, W).
 
-    The size is drawn evenly from `data.shrink` to 1, the angle up to `data.turn_deg` either way, and the place up to
+    The size is drawn evenly from `data.scale`, the angle up to `data.turn_deg` either way, and the place up to
     the share `data.shift` of the room that the smaller picture has; `fill` is what is seen beside it.
     """
     height, width = pixels.shape[-2:]
-    size, turn = rng.uniform(data.shrink, 1), rng.uniform(-data.turn_deg, data.turn_deg)
+    size, turn = rng.uniform(*data.scale), rng.uniform(-data.turn_deg, data.turn_deg)
     x, y = rng.uniform(-data.shift, data.shift, 2)
     h, w = max(1, round(height * size)), max(1, round(width * size))
     small = T.resize(pixels, [h, w], antialias=True).float() - fill  # around zero: torchvision's own fill leaves a rim

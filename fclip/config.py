@@ -85,7 +85,7 @@ class DataConfig:
     erase: Share = 0.0  # chance that a rectangle is greyed out
     # A random pose: the whole picture moved, made smaller and turned, the rest filled with the padding's colour.
     shift: Share = 0.0  # largest move, as a share of the room that the smaller picture leaves
-    shrink: PositiveShare = 1.0  # smallest size, as a share of the side; 1: none
+    scale: tuple[PositiveShare, PositiveShare] = (1.0, 1.0)  # smallest and largest size, as a share of the side
     turn_deg: Annotated[float, Field(ge=0, le=180)] = 0.0  # largest rotation either way
     # Side of the training pictures in the first epoch as a share of the tower's, growing evenly to 1 in the last: early
     # epochs cost a fraction and learn the coarse things. Only for towers that take any size (convolutional ones).

@@ -49,7 +49,7 @@ def test_it_leaves_tables_pictures_and_results(finished):
         "stn",
     ] * 3
     assert "(a) trained and tested as they are" in table
-    assert "shrink=0.35 data.shift=1.0 data.turn_deg=30.0" in table
+    assert "scale=[0.35,1.0] data.shift=1.0 data.turn_deg=30.0" in table
     for picture in ("scores.png", "looks.png"):
         assert np.asarray(Image.open(out / picture).convert("L")).std() > 5
     assert len(list((out / "results").glob("*.json"))) == 6
@@ -96,7 +96,7 @@ def test_an_unknown_variant_names_the_known_ones(tmp_path):
 
 def test_posed_pictures_are_the_same_for_all_and_keep_their_labels(catalogue, broken):
     pictures = broken(catalogue.select(range(6)), [2])
-    data = DataConfig(shrink=0.4, shift=1.0, turn_deg=30)
+    data = DataConfig(scale=(0.4, 1), shift=1.0, turn_deg=30)
     first, second = pose_catalogue(pictures, data), pose_catalogue(pictures, data)
     assert first["image"][:] == second["image"][:]
     assert first["image"][2] == pictures["image"][2]  # the one that cannot be read

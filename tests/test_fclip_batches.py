@@ -285,7 +285,7 @@ def frame(pixels: torch.Tensor) -> tuple[int, int, int, int]:
 
 
 def test_a_pose_depends_on_its_generator_alone(photo):
-    data = replace(PLAIN, shift=1, shrink=0.5, turn_deg=30)
+    data = replace(PLAIN, shift=1, scale=(0.5, 1), turn_deg=30)
     first, again, other = (pose(tensor(photo), data, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert first.shape == (3, 90, 150)
     assert first.dtype == torch.uint8
@@ -294,17 +294,17 @@ def test_a_pose_depends_on_its_generator_alone(photo):
 
 
 @settings(max_examples=60, deadline=None)
-@given(shift=st.floats(0, 1), shrink=st.floats(0.1, 1), seed=st.integers(0, 999))
-def test_a_picture_that_is_made_smaller_and_moved_is_all_there(shift, shrink, seed):
-    posed = pose(BLACK, replace(PLAIN, shift=shift, shrink=shrink), np.random.default_rng(seed))
-    size = np.random.default_rng(seed).uniform(shrink, 1)
+@given(shift=st.floats(0, 1), smallest=st.floats(0.1, 1), seed=st.integers(0, 999))
+def test_a_picture_that_is_made_smaller_and_moved_is_all_there(shift, smallest, seed):
+    posed = pose(BLACK, replace(PLAIN, shift=shift, scale=(smallest, 1)), np.random.default_rng(seed))
+    size = np.random.default_rng(seed).uniform(smallest, 1)
     top, bottom, left, right = frame(posed)
     assert (bottom - top + 1, right - left + 1) == (max(1, round(24 * size)), max(1, round(16 * size)))
     assert sorted(posed.unique().tolist()) in ([0], [0, 255])  # whole pixels: nothing is blended with what is beside it
 
 
 def test_over_many_seeds_it_comes_to_every_side_of_its_frame():
-    data = replace(PLAIN, shift=1, shrink=0.5)
+    data = replace(PLAIN, shift=1, scale=(0.5, 1))
     frames = [frame(pose(BLACK, data, np.random.default_rng(seed))) for seed in range(200)]
     tops, bottoms, lefts, rights = zip(*frames, strict=True)
     assert (min(tops), max(bottoms), min(lefts), max(rights)) == (0, 23, 0, 15)
@@ -316,7 +316,7 @@ def test_over_many_seeds_it_comes_to_every_side_of_its_frame():
 
 def test_without_shift_it_stays_in_the_middle():
     for seed in range(20):
-        top, bottom, left, right = frame(pose(BLACK, replace(PLAIN, shrink=0.3), np.random.default_rng(seed)))
+        top, bottom, left, right = frame(pose(BLACK, replace(PLAIN, scale=(0.3, 1)), np.random.default_rng(seed)))
         assert abs(top - (23 - bottom)) <= 1
         assert abs(left - (15 - right)) <= 1
 
@@ -324,7 +324,7 @@ def test_without_shift_it_stays_in_the_middle():
 @pytest.mark.parametrize("fill", [255, 0, 90])
 def test_what_is_beside_the_picture_is_of_the_paddings_colour(fill):
     grey = torch.full((3, 24, 16), 200, dtype=torch.uint8)
-    data = replace(PLAIN, shift=1, shrink=0.4, turn_deg=45)
+    data = replace(PLAIN, shift=1, scale=(0.4, 1), turn_deg=45)
     posed = pose(grey, data, np.random.default_rng(3), fill)
     assert posed[:, 0, 0].tolist() == [fill] * 3
     assert (posed == 200).all(0).any()
@@ -349,13 +349,13 @@ def test_turns_are_up_to_their_bound_either_way():
 def test_no_pose_is_the_picture_itself(photo):
     assert not is_posed(PLAIN)
     assert torch.equal(pose(tensor(photo), PLAIN, np.random.default_rng(0)), tensor(photo))
-    assert is_posed(replace(PLAIN, shrink=0.9))
+    assert is_posed(replace(PLAIN, scale=(0.9, 1)))
     assert is_posed(replace(PLAIN, turn_deg=5))
 
 
 def test_training_pictures_are_posed_at_the_towers_size(photo):
     preprocess = Preprocess(size=(48, 40), resize_mode="squash", fill_color=7)
-    data = replace(PLAIN, shift=1, shrink=0.5)
+    data = replace(PLAIN, shift=1, scale=(0.5, 1))
     posed = augment(tensor(photo), preprocess, data, np.random.default_rng(0))
     rng = np.random.default_rng(0)
     plain = augment(tensor(photo), preprocess, PLAIN, rng)
