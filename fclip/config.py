@@ -109,8 +109,9 @@ class LossConfig:
     """Which pairs attract each other."""
 
     # clip: only the picture's own caption (CLIP, and the paper). equal: every picture with an equal caption.
-    # compatible: every picture whose attributes do not contradict the caption, also a shortened one.
-    positives: Literal["clip", "equal", "compatible"] = "compatible"
+    # compatible: every picture whose attributes do not contradict the caption, also a shortened one. overlap: every
+    # picture, as far as it has what the caption states.
+    positives: Literal["clip", "equal", "compatible", "overlap"] = "compatible"
     # Weight of the surfacing loss: pictures over distinct whole captions, each counted once.
     surfacing: NonNegativeFloat = 0.0
     negatives: NonNegativeInt = 0  # captions drawn from the training split for it, besides those of the batch
