@@ -193,7 +193,11 @@ def caption_id(caption: str) -> int:
 
 
 class Collate:
-    """Samples → one batch of tensors; equal captions are tokenised once."""
+    """Samples → one batch of tensors.
+
+    Captions made from attributes repeat: "tokens" (M, L) are those of the distinct ones, and "caption_index" (B,) is
+    the row of each sample's own, so that each is tokenised and encoded once.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -204,7 +208,8 @@ class Collate:
         position = {caption: i for i, caption in enumerate(distinct)}
         return {
             "pixels": torch.stack([s["pixels"] for s in samples]),
-            "tokens": self._tokenizer(distinct)[[position[c] for c in captions]],
+            "tokens": self._tokenizer(distinct),
+            "caption_index": torch.tensor([position[c] for c in captions]),
             "caption_ids": torch.tensor([caption_id(c) for c in captions]),
             "attributes": torch.from_numpy(np.stack([s["attributes"] for s in samples])),
             "stated": torch.from_numpy(np.stack([s["stated"] for s in samples])),

@@ -109,8 +109,9 @@ class LossConfig:
     """Which pairs attract each other."""
 
     # clip: only the picture's own caption (CLIP, and the paper). equal: every picture with an equal caption.
-    # compatible: every picture whose attributes do not contradict the caption, also a shortened one.
-    positives: Literal["clip", "equal", "compatible"] = "compatible"
+    # compatible: every picture whose attributes do not contradict the caption, also a shortened one. overlap: every
+    # picture, as far as it has what the caption states.
+    positives: Literal["clip", "equal", "compatible", "overlap"] = "compatible"
     # Weight of the surfacing loss: pictures over distinct whole captions, each counted once.
     surfacing: NonNegativeFloat = 0.0
     negatives: NonNegativeInt = 0  # captions drawn from the training split for it, besides those of the batch
@@ -163,6 +164,10 @@ class Preset:
     seed: int = 0  # of initialisation, order and augmentation
     epochs: PositiveInt = 10  # passes over the training split
     batch_size: PositiveInt = 128  # per process
+    # Pictures per forward pass: memory then grows with this and not with batch_size, for one more forward pass. The
+    # gradients are those of the whole batch, but for batch norms that learn: their statistics are of each part alone
+    # (and move once for each part), which freeze_batch_norm avoids. 0: the whole batch at once.
+    cache_chunk: NonNegativeInt = 0
     eval_every: PositiveInt = 1  # epochs between measurements on the validation split
     eval_limit: NonNegativeInt = 2000  # pictures of the validation split that are measured in training; 0: all
     save_every: NonNegativeInt = 0  # steps between further checkpoints to resume from; 0: every epoch

@@ -28,21 +28,40 @@ def compatible_captions(attributes: Tensor, stated: Tensor) -> Tensor:
     Returns:
         bool (B, N), picture i by caption j. A caption that states a group unknown for the picture is no positive.
     """
-    agrees = (attributes[:, None] == stated[None]) | (stated[None] < 0)
-    return agrees.all(dim=-1)
+    agrees = torch.ones(len(attributes), len(stated), dtype=torch.bool, device=stated.device)
+    for has, says in zip(attributes.T, stated.T, strict=True):  # by group: (B, N, G) would be the largest of all
+        agrees &= (has[:, None] == says) | (says < 0)
+    return agrees
+
+
+def caption_overlap(attributes: Tensor, stated: Tensor) -> Tensor:
+    """The share of what a caption states that the picture has.
+
+    Args:
+        attributes: codes of the pictures (B, G), -1 where unknown.
+        stated: codes that the captions state (N, G), -1 where they say nothing of a group.
+
+    Returns:
+        float (B, N) in 0..1, picture i by caption j; 0 for a caption that states nothing.
+    """
+    shared = torch.zeros(len(attributes), len(stated), device=stated.device).float()
+    for has, says in zip(attributes.T, stated.T, strict=True):
+        shared += (has[:, None] == says) & (says >= 0)
+    return shared / (stated >= 0).sum(dim=1).clamp(min=1)
 
 
 def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, positives: Tensor | None = None) -> Tensor:
     """Half the cross-entropy of pictures over texts plus half that of texts over pictures (Dress-UP, section 3.1).
 
-    The target is uniform over a row's (a column's) positives. With `positives` left out, pair i, i is the only one,
-    and the loss is CLIP's.
+    The target of a row (a column) is proportional to its entries in `positives`: uniform over the positives when these
+    are bool. With `positives` left out, pair i, i is the only one, and the loss is CLIP's.
 
     Args:
         image: unit vectors (B, D).
         text: unit vectors (N, D); N = B without `positives`.
         logit_scale: logarithm of the inverse temperature, scalar.
-        positives: bool (B, N). Rows and columns without any positive are left out of the mean.
+        positives: (B, N), bool, or how much of a positive each pair is (at least 0). Rows and columns without any are
+            left out of the mean.
 
     Returns:
         A scalar; 0 when there is no positive at all.
@@ -55,9 +74,10 @@ def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, positives
 
 
 def _soft_cross_entropy(logits: Tensor, positives: Tensor) -> Tensor:
-    counts = positives.sum(dim=1)
-    own = (F.log_softmax(logits, dim=1) * positives).sum(dim=1) / counts.clamp(min=1)
-    return -own.sum() / (counts > 0).sum().clamp(min=1)
+    totals = positives.sum(dim=1)
+    counts = totals > 0
+    own = (F.log_softmax(logits, dim=1) * positives).sum(dim=1) / totals.where(counts, 1)
+    return -own.sum() / counts.sum().clamp(min=1)
 
 
 def surfacing_loss(

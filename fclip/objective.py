@@ -3,7 +3,8 @@
     outputs = Contrastive(model, LossConfig(positives="equal"))(batch)
     outputs["loss"].backward()
 
-It is one module because DistributedDataParallel synchronises the forward of the module that it wraps.
+It is one module because DistributedDataParallel synchronises the forward of the module that it wraps. It has two
+halves, towers and loss, because gradient caching (`fclip.caching`) takes the first one part by part.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from fclip.config import LossConfig
 from fclip.distributed import gather
-from fclip.losses import compatible_captions, contrastive_loss, equal_captions, surfacing_loss
+from fclip.locked import LockedTexts, text_is_locked
+from fclip.losses import caption_overlap, compatible_captions, contrastive_loss, equal_captions, surfacing_loss
 from fclip.model import Model
 
 
@@ -23,7 +25,7 @@ class Contrastive(nn.Module):
     """Two towers and the loss of their embeddings over all processes.
 
     Args:
-        model: the two towers.
+        model: the two towers, frozen where they shall stay so: a text tower that does not learn encodes a caption once.
         config: which pairs attract each other.
         bank: token ids (N, L) of the distinct training captions; None without a bank.
         frequency: the share (N,) of training pictures that have each of them.
@@ -40,18 +42,45 @@ class Contrastive(nn.Module):
         self.config = config
         self.register_buffer("bank", bank, persistent=False)
         self.register_buffer("frequency", frequency, persistent=False)
+        self._encode_text = LockedTexts(model.encode_text) if text_is_locked(model.clip) else model.encode_text
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """A collated batch → {"loss": with gradient, "cosine": between pictures, for the collapse warning}."""
+    def forward(self, batch: dict[str, Any], only_embed: bool = False) -> dict[str, Tensor]:
+        """A collated batch → as `loss`; a batch with texts, or a part of it, → as `embed` when that is all."""
+        if only_embed:
+            return self.embed(batch)
+        batch = self.with_texts(batch)
+        return self.loss(self.embed(batch), batch)
+
+    def with_texts(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with the "texts" (T, L) to encode: its distinct captions and, behind them, the surfacing loss's.
+
+        What is random about a batch besides the towers is drawn here.
+        """
+        if self.bank is None:
+            return batch | {"texts": batch["tokens"]}
+        texts, target, inclusion = self._sampled_bank(batch["bank_index"])
+        drawn = {"target": target, "inclusion": inclusion}
+        return batch | drawn | {"texts": torch.cat([batch["tokens"], texts])}
+
+    def embed(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Pictures and texts → {"image": (B, D), "text": (T, D), "scale": the logit scale}, without what has no row."""
         model = self.model
-        pixels = model.preprocess.normalise(batch["pixels"])
-        image = model.encode_image(pixels)
-        scale = model.clip.logit_scale
-        every_image, every_text = gather(image), gather(model.encode_text(batch["tokens"]))
-        loss = contrastive_loss(every_image, every_text, scale, self._positives(batch))
+        embedded = {"scale": model.clip.logit_scale}
+        if len(batch["pixels"]):
+            embedded["image"] = model.encode_image(model.preprocess.normalise(batch["pixels"]))
+        if len(batch["texts"]):
+            embedded["text"] = self._encode_text(batch["texts"])
+        return embedded
+
+    def loss(self, embedded: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Embeddings → {"loss": with gradient, "cosine": between pictures, for the collapse warning}."""
+        image, scale = embedded["image"], embedded["scale"]
+        captions, bank = embedded["text"].tensor_split([len(batch["tokens"])])
+        # Not captions[…]: the backward of that adds in any order when there are several threads.
+        own = captions.index_select(0, batch["caption_index"])
+        loss = contrastive_loss(gather(image), gather(own), scale, self._positives(batch))
         if self.bank is not None:
-            texts, target, inclusion = self._sampled_bank(batch["bank_index"])
-            surfacing = surfacing_loss(image, model.encode_text(texts), scale, target, inclusion)
+            surfacing = surfacing_loss(image, bank, scale, batch["target"], batch["inclusion"])
             loss = loss + self.config.surfacing * surfacing
         with torch.no_grad():
             cosine = image.detach().mean(dim=0).square().sum()
@@ -62,7 +91,8 @@ class Contrastive(nn.Module):
             return None
         if self.config.positives == "equal":
             return equal_captions(gather(batch["caption_ids"]))
-        return compatible_captions(gather(batch["attributes"]), gather(batch["stated"]))
+        graded = caption_overlap if self.config.positives == "overlap" else compatible_captions
+        return graded(gather(batch["attributes"]), gather(batch["stated"]))
 
     def _sampled_bank(self, own: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """The whole bank, or a sample that holds the batch's own captions; where those are; the chance of each."""

@@ -26,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from fclip.batches import BatchOrder, TrainingPictures, training_batches
+from fclip.caching import backward
 from fclip.checkpoint import write_model
 from fclip.config import Preset, dump_preset
 from fclip.errors import UserError
@@ -101,8 +102,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.training_mode(self.step < first)
-        outputs = self.step_module(batch)
-        self.accelerator.backward(outputs["loss"])
+        outputs = backward(self.step_module, self.accelerator, batch, self.preset.cache_chunk)
         if self.unproven:
             check_gradients(self.model.clip)
             self.unproven = False

@@ -153,11 +153,12 @@ def test_reading_batches_leaves_the_global_random_numbers_alone(pictures, model)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_batch_holds_every_captions_tokens_and_an_id_that_is_equal_where_the_caption_is(pictures, model):
+def test_a_batch_holds_each_distinct_captions_tokens_once_and_an_id_that_is_equal_where_the_caption_is(pictures, model):
     samples = [pictures[i] for i in (0, 1, 0, 6)]
     batch = Collate(model.tokenizer)(samples)
     captions = [s["caption"] for s in samples]
-    assert torch.equal(batch["tokens"], model.tokenizer(captions))
+    assert torch.equal(batch["tokens"][batch["caption_index"]], model.tokenizer(captions))
+    assert len(batch["tokens"]) == len(set(captions)) < 4
     ids = batch["caption_ids"].tolist()
     assert [[a == b for a in ids] for b in ids] == [[a == b for a in captions] for b in captions]
     assert batch["pixels"].shape == (4, 3, 32, 32)

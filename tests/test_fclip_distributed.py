@@ -17,6 +17,7 @@ import torch
 from datasets import Dataset
 
 from fclip.batches import BatchOrder, TrainingPictures, training_batches
+from fclip.caching import backward
 from fclip.captions import captions_for
 from fclip.catalogue.drawn import draw_catalogue
 from fclip.catalogue.schema import groups_of
@@ -29,10 +30,15 @@ WHOLE_BATCH = 12
 RUNS: dict[str, dict] = {
     "clip": {"loss": {"positives": "clip"}},
     "equal": {"loss": {"positives": "equal"}},
+    "overlap": {"loss": {"positives": "overlap"}},
     "compatible and surfacing": {"loss": {"positives": "compatible", "surfacing": 0.7, "negatives": 99}},
+    "texts locked": {"freeze": ("text.*",)},
     "a first stage, then all": {"optim": {"head_epochs": 1}},
     "a first stage, then adapters": {"optim": {"head_epochs": 1}, "lora": {"rank": 2}},
 }
+CACHED = {"overlap": 3, "compatible and surfacing": 2, "texts locked": 1}
+"""The runs that are also made with gradient caching, and the pictures per pass."""
+RUNS |= {f"{name}, cached": RUNS[name] | {"cache_chunk": chunk} for name, chunk in CACHED.items()}
 
 
 @cache
@@ -79,7 +85,7 @@ def _steps(world: int, options: dict) -> dict:
     run.training_mode()
     for batch in batches:
         batch.pop("skipped")
-    run.accelerator.backward(run.step_module(batches[0])["loss"])
+    backward(run.step_module, run.accelerator, batches[0], run.preset.cache_chunk)
     gradients = {n: p.grad.clone() for n, p in run.model.clip.named_parameters() if p.requires_grad}
     run.optimizer.zero_grad()
     losses = [run.take_step(batch, len(batches))["loss"] for batch in batches]
@@ -134,6 +140,16 @@ def test_processes_together_equal_one(results, world, options):
     for part in parts:
         torch.testing.assert_close(part["gradients"], alone["gradients"], rtol=1e-8, atol=1e-10)
         torch.testing.assert_close(part["weights"], alone["weights"], rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("name", CACHED)
+def test_gradient_caching_changes_nothing(results, world, name):
+    for part in results[world]:
+        cached, whole = part[f"{name}, cached"], part[name]
+        torch.testing.assert_close(cached["losses"], whole["losses"], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(cached["gradients"], whole["gradients"], rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(cached["weights"], whole["weights"], rtol=1e-7, atol=1e-7)
 
 
 def test_the_gradient_of_a_gather_is_the_sum_over_the_processes(results):

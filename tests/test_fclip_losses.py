@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fclip.losses import compatible_captions, contrastive_loss, equal_captions, surfacing_loss
+from fclip.losses import caption_overlap, compatible_captions, contrastive_loss, equal_captions, surfacing_loss
 
 SCALE = torch.tensor(math.log(1 / 0.07))
 
@@ -31,8 +31,8 @@ def naive(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, positive
                 continue
             logits = [scale.exp() * (query * key).sum() for key in keys]
             partition = sum(torch.exp(logit) for logit in logits)
-            own = [-(logit - partition.log()) for logit, m in zip(logits, mask, strict=True) if m]
-            rows.append(sum(own) / len(own))
+            own = [-(logit - partition.log()) * share for logit, share in zip(logits, mask, strict=True)]
+            rows.append(sum(own) / mask.sum())
         return sum(rows) / len(rows) if rows else 0 * scale
 
     return (one_way(image, text, positives) + one_way(text, image, positives.T)) / 2
@@ -75,14 +75,46 @@ def test_compatible_captions_say_nothing_that_the_picture_contradicts():
     assert found.int().tolist() == [[1, 1, 1], [1, 0, 0], [0, 1, 0]]
 
 
+def test_overlap_is_the_share_of_what_the_caption_states_that_the_picture_has():
+    rng = np.random.default_rng(0)
+    attributes, stated = rng.integers(-1, 3, (8, 4)), rng.integers(-1, 3, (9, 4))
+    stated[3] = -1
+    found = caption_overlap(torch.tensor(attributes), torch.tensor(stated)).numpy()
+    for picture, row in zip(attributes, found, strict=True):
+        for caption, share in zip(stated, row, strict=True):
+            has = [a == s for a, s in zip(picture, caption, strict=True) if s >= 0]
+            assert share == pytest.approx(sum(has) / max(1, len(has)))
+    assert set(found.ravel()) > {0, 1}
+
+
+def test_overlap_is_one_exactly_where_captions_are_compatible():
+    rng = np.random.default_rng(1)
+    attributes, stated = (torch.tensor(rng.integers(-1, 2, (n, 3))) for n in (20, 30))
+    says = (stated >= 0).any(dim=1)
+    one = caption_overlap(attributes, stated) == 1
+    assert torch.equal(one[:, says], compatible_captions(attributes, stated)[:, says])
+    assert one.any()
+
+
+def test_only_the_proportions_of_a_row_and_of_a_column_count():
+    image, text, graded = unit(4, 0), unit(4, 1), torch.rand(4, 4, generator=torch.Generator().manual_seed(3))
+    loss = contrastive_loss(image, text, SCALE, graded)
+    torch.testing.assert_close(contrastive_loss(image, text, SCALE, 5 * graded), loss)
+    same = torch.full((4, 4), 0.3)
+    torch.testing.assert_close(
+        contrastive_loss(image, text, SCALE, same), contrastive_loss(image, text, SCALE, same > 0)
+    )
+
+
 @pytest.mark.parametrize(
     "positives",
     [
         equal_captions(torch.tensor([0, 1, 0, 2, 1, 0])),
         torch.tensor(np.random.default_rng(0).random((6, 6)) < 0.4) & (torch.arange(6) != 2)[:, None],
         torch.tensor(np.random.default_rng(1).random((6, 9)) < 0.3) & (torch.arange(9) != 4),
+        torch.rand(6, 9, generator=torch.Generator().manual_seed(2)) / 9 * (torch.arange(9) != 4),
     ],
-    ids=["equal captions", "a row without positives", "more texts than pictures, a column without positives"],
+    ids=["equal captions", "a row without positives", "more texts than pictures, a column without", "graded"],
 )
 def test_several_positives_share_the_target_as_in_the_loops(positives):
     image, text = unit(positives.shape[0], 0), unit(positives.shape[1], 1)

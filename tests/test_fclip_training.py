@@ -136,6 +136,8 @@ def kill_at(monkeypatch):
         ({"save_every": 2, "loss": {"surfacing": 1.0, "negatives": 3}}, 7, 6),  # draws captions each step
         ({"freeze_batch_norm": True, "freeze": ("visual.trunk.conv1.*",)}, 5, 3),
         ({"channels_last": True}, 5, 3),
+        ({"save_every": 2, "cache_chunk": 3, "model": {"drop_path": 0.5}}, 5, 4),
+        ({"save_every": 2, "freeze": ("text.*",)}, 5, 4),  # it meets captions in other batches than before
         ({"save_every": 1, "optim": {"head_epochs": 1.5}}, 2, 2),  # four steps of the first stage
         ({"save_every": 2, "optim": {"head_epochs": 1.5, "layer_decay": 0.5}}, 5, 4),
         ({"save_every": 2, "optim": {"wise_ft": 0.3, "ema": 0.9}}, 5, 4),

@@ -1,0 +1,114 @@
+"""Gradient caching (GradCache, Gao et al. 2021): a contrastive batch that does not depend on memory.
+
+    outputs = backward(step_module, accelerator, batch, chunk=64)   # then optimizer.step()
+
+The loss sees a batch only through its embeddings, which are small. So the towers run part by part without a graph, the
+loss gives the gradient of every embedding, and the towers run once more, each part's backward taking the gradients of
+its own embeddings. The gradients of the parameters are those of the whole batch, in the memory of one part (beside the
+B × B similarities).
+
+https://arxiv.org/abs/2101.06983
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+
+def backward(step_module: nn.Module, accelerator: Accelerator, batch: dict[str, Any], chunk: int) -> dict[str, Tensor]:
+    """Adds the gradients of a batch's loss to the parameters.
+
+    Args:
+        step_module: a `Contrastive` as accelerator has prepared it.
+        accelerator: scales what must be scaled, and synchronises.
+        batch: collated.
+        chunk: pictures, and texts, per forward pass at most; 0: all at once, with a single forward pass.
+
+    Returns:
+        What `Contrastive.loss` does; not to be gone backward through again.
+    """
+    if not chunk:
+        outputs = step_module(batch)
+        accelerator.backward(outputs["loss"])
+        return outputs
+    contrastive: Any = accelerator.unwrap_model(step_module)
+    batch = contrastive.with_texts(batch)
+    parts = split(batch, chunk)
+    with torch.no_grad(), rehearsal(step_module, contrastive.model.device):
+        embedded = [step_module(part, only_embed=True) for part in parts]
+    leaves = _leaves(embedded)
+    outputs = contrastive.loss(leaves, batch)
+    gradients = dict(zip(leaves, torch.autograd.grad(outputs["loss"], list(leaves.values())), strict=True))
+    for part, gradient in zip(parts, _by_part(gradients, embedded), strict=True):
+        last = part is parts[-1]
+        with nullcontext() if last else _without_synchronising(step_module, accelerator):
+            again = step_module(part, only_embed=True)
+            aligned = torch.stack([(again[name] * g).sum() for name, g in gradient.items()]).sum()
+            if aligned.requires_grad:  # a part without texts, when only the text tower learns
+                accelerator.backward(aligned)
+    return outputs
+
+
+def split(batch: dict[str, Any], chunk: int) -> list[dict[str, Tensor]]:
+    """Parts of at most `chunk` pictures and texts each, the larger ones last.
+
+    With few texts the first parts have none. The last one always has both: DistributedDataParallel synchronises after
+    it, and waits for all parameters.
+    """
+    number = -(-max(len(batch["pixels"]), len(batch["texts"])) // chunk)
+    pixels, texts = (_larger_last(batch[name], number) for name in ("pixels", "texts"))
+    return [{"pixels": p, "texts": t} for p, t in zip(pixels, texts, strict=True)]
+
+
+def _larger_last(rows: Tensor, number: int) -> Sequence[Tensor]:
+    sizes = [len(part) for part in rows.tensor_split(number)]
+    return rows.split(sizes[::-1])
+
+
+@contextmanager
+def rehearsal(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """What runs inside leaves no trace, so that it can run again with the same random numbers.
+
+    Batch norms in training mode use the batch's statistics as ever but do not add them to the running ones: the second
+    pass does. (Copying them back instead would undo DistributedDataParallel's broadcast of them.)
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    tracking = [m for m in norms if m.training and m.track_running_stats]
+    for norm in tracking:
+        norm.track_running_stats = False
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        for norm in tracking:
+            norm.track_running_stats = True
+
+
+def _without_synchronising(step_module: nn.Module, accelerator: Accelerator) -> AbstractContextManager[None]:
+    """Accelerate's own does nothing for a DistributedDataParallel of one process."""
+    own = getattr(step_module, "no_sync", None) if accelerator.num_processes == 1 else None
+    return own() if own else accelerator.no_sync(step_module)
+
+
+def _leaves(embedded: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The whole batch's embeddings, and the logit scale once: through every part it would learn k times as fast."""
+    whole = {name: torch.cat([part[name] for part in embedded if name in part]) for name in ("image", "text")}
+    whole["scale"] = embedded[-1]["scale"]
+    return {name: value.detach().requires_grad_() for name, value in whole.items()}
+
+
+def _by_part(gradients: dict[str, Tensor], embedded: list[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """The gradients of each part's embeddings; the last part has that of the scale."""
+    first = dict.fromkeys(("image", "text"), 0)
+    for part in embedded:
+        mine = {}
+        for name in [name for name in first if name in part]:
+            mine[name] = gradients[name][first[name] : first[name] + len(part[name])]
+            first[name] += len(part[name])
+        yield mine | ({"scale": gradients["scale"]} if part is embedded[-1] else {})
