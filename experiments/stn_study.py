@@ -15,7 +15,6 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +32,6 @@ VARIANTS = ("plain", "stn", "swin", "stn_swin")
 CONDITIONS = {"a": ("as_is", "as_is"), "b": ("as_is", "posed"), "c": ("posed", "posed")}
 """Condition → how it is trained, how it is tested."""
 POSE_SEED = 7
-CALIBRATION_STEPS = 40  # of which the first ten warm up
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -124,7 +122,7 @@ def fix_costs(presets: Mapping[str, Preset], minutes: float, out: Path) -> dict[
     speeds = read_json(file, "speeds of an earlier call") if file.is_file() else {}
     for name, preset in presets.items():
         if name not in speeds:
-            speeds[name] = measure_speed(preset, out / ".speed")
+            speeds[name] = measure_speed(preset)
             write_json(file, speeds)
         _say(f"{name}: {speeds[name]['images_per_second']:.0f} images/s")
     return {
@@ -133,28 +131,15 @@ def fix_costs(presets: Mapping[str, Preset], minutes: float, out: Path) -> dict[
     }
 
 
-def measure_speed(preset: Preset, scratch: Path) -> dict[str, float]:
-    """Images per second of real training steps, loading included, and what an epoch takes.
-
-    The fastest of several spans counts: whatever else the machine did, it did not make the others faster.
-    """
-    import shutil
-
+def measure_speed(preset: Preset) -> dict[str, float]:
+    """Images per second of real training steps, loading included, and what an epoch takes."""
     from experiments.train import prepare
-    from fclip.training import train
+    from fclip import estimate
+    from fclip.training import Run
 
-    wanted = CALIBRATION_STEPS * preset.batch_size
-    prepared = prepare(replace(preset, epochs=CALIBRATION_STEPS, out=str(scratch), track="none"))
-    rows = len(prepared.pictures)
-    prepared.pictures.rows = prepared.pictures.rows[:wanted]
-    short = replace(prepared.preset, epochs=-(-wanted // rows))
-    history = train(short, prepared.model, prepared.pictures).history
-    shutil.rmtree(scratch, ignore_errors=True)
-    spans = [
-        (b["minutes"] - a["minutes"], b["step"] - a["step"]) for a, b in pairwise(history) if b["step"] > a["step"]
-    ]
-    seconds = min(60 * time / steps for time, steps in spans)
-    return {"images_per_second": preset.batch_size / seconds, "seconds_per_epoch": seconds * rows / preset.batch_size}
+    prepared = prepare(replace(preset, track="none"))
+    rate = estimate.measure_speed(Run(prepared.preset, prepared.model, prepared.pictures, None)).images_per_second
+    return {"images_per_second": rate, "seconds_per_epoch": len(prepared.pictures) / rate}
 
 
 def train_one(preset: Preset, folder: Path, pose: Sequence[str]) -> None:

@@ -3,6 +3,8 @@
     accelerate launch -m experiments.train experiments/presets/drawn.yaml
     accelerate launch -m experiments.train experiments/presets/catalogue_cpu.yaml out=runs/mine epochs=5 --optim.lr 3e-4
     accelerate launch -m experiments.train experiments/presets/drawn.yaml --resume runs/drawn/last
+    accelerate launch -m experiments.train experiments/presets/drawn.yaml --dry-run
+    accelerate launch -m experiments.train experiments/presets/drawn.yaml --find-lr
 
 Writes OUT/best and OUT/last (checkpoints), OUT/history.json (the curve) and OUT/logs (TensorBoard).
 """
@@ -10,8 +12,9 @@ Writes OUT/best and OUT/last (checkpoints), OUT/history.json (the curve) and OUT
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,9 +27,11 @@ if TYPE_CHECKING:
 
     from fclip.batches import TrainingPictures
     from fclip.config import Preset
+    from fclip.estimate import Estimate
     from fclip.model import Model
     from fclip.training import Run
 
+EVALUATED = 128  # pictures that an estimate measures
 app = typer.Typer(add_completion=False)
 
 
@@ -36,11 +41,23 @@ def train_command(
     preset: Annotated[Path, typer.Argument(help="A preset, e.g. experiments/presets/drawn.yaml.")],
     resume: Annotated[Path | None, typer.Option(help="Continue from this OUT/last of an interrupted run.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the checkpoints of an earlier run in OUT.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Only say what the run would take: time, memory, disk. Writes nothing.")
+    ] = False,
+    find_lr: Annotated[
+        bool, typer.Option(help="Only look for a learning rate (a range test); writes OUT/lr.png and OUT/lr.json.")
+    ] = False,
 ) -> None:
     """Reads the preset, applies the overrides that follow it, trains."""
     from fclip.config import load_preset
 
-    run_preset(load_preset(preset, context.args), resume, overwrite)
+    settled = load_preset(preset, context.args)
+    if dry_run:
+        estimate_preset(settled)
+    if find_lr:
+        find_lr_for(settled)
+    if not (dry_run or find_lr):
+        run_preset(settled, resume, overwrite)
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,7 @@ class Prepared:
     model: Model
     pictures: TrainingPictures
     evaluate: Callable[[Model], dict[str, float]]
+    validation: Dataset
 
 
 def prepare(preset: Preset) -> Prepared:
@@ -85,7 +103,7 @@ def prepare(preset: Preset) -> Prepared:
         f"{len(pictures)} pictures with {len(pictures.bank)} distinct captions, e.g. {pictures.texts[0]!r}; "
         f"{pictures.without_caption} without a caption; {cut:.1%} of the captions truncated"
     )
-    return Prepared(preset, model, pictures, evaluator(validation, preset.eval_limit))
+    return Prepared(preset, model, pictures, evaluator(validation, preset.eval_limit), validation)
 
 
 def run_preset(preset: Preset, resume: Path | None = None, overwrite: bool = False) -> Run:
@@ -110,6 +128,59 @@ def run_prepared(prepared: Prepared, resume: Path | None = None) -> Run:
     _say_skipped(run)
     _say(f"best checkpoint: {run.out / 'best'} (score {run.best:.3f}); to resume from: {run.out / 'last'}")
     return run
+
+
+def estimate_preset(preset: Preset) -> Estimate:
+    """Builds what a preset names, takes a few real steps, and prints what the whole run would take.
+
+    Raises:
+        UserError: anything in the preset that does not fit.
+    """
+    from fclip.estimate import estimate, measure_speed
+    from fclip.training import Run
+
+    prepared = prepare(preset)
+    run = Run(replace(preset, track="none"), prepared.model, prepared.pictures, None)
+    speed = measure_speed(run)
+    found = estimate(run, speed, evaluation_seconds(run.model, prepared.validation, preset.eval_limit))
+    _say("\n".join(found.lines()))
+    return found
+
+
+def evaluation_seconds(model: Model, validation: Dataset, limit: int) -> float:
+    """What one measurement takes, from the faster of two measurements of a part."""
+    pictures = min(len(validation), limit or len(validation))
+    part = min(pictures, EVALUATED)
+    evaluate = evaluator(validation, part)
+    model.eval()
+
+    def once() -> float:
+        start = time.monotonic()
+        evaluate(model)
+        return time.monotonic() - start
+
+    return min(once(), once()) * pictures / part
+
+
+def find_lr_for(preset: Preset) -> None:
+    """Builds what a preset names, sweeps its learning rate, prints one and writes OUT/lr.png and OUT/lr.json.
+
+    Raises:
+        UserError: anything in the preset that does not fit, or a loss that never fell.
+    """
+    from accelerate.state import PartialState
+
+    from fclip.lr_finder import find_lr, save_sweep
+
+    prepared = prepare(preset)
+    sweep = find_lr(preset, prepared.model, prepared.pictures)
+    if PartialState().is_main_process:
+        save_sweep(sweep, preset.out)
+    rises = f"rises again at {sweep.diverges:.0e}" if sweep.diverges else "did not rise again"
+    _say(
+        f"optim.lr={sweep.suggested:.1e} (the loss fell fastest at {sweep.steepest:.0e} and {rises}; "
+        f"the preset has {preset.optim.lr:.1e}); see {Path(preset.out) / 'lr.png'}"
+    )
 
 
 def _captions(preset: Preset, groups: Sequence[str]) -> Any:

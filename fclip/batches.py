@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -254,8 +254,10 @@ class BatchOrder:
                 step += 1
 
 
-def training_batches(pictures: TrainingPictures, tokenizer: Tokenizer, order: BatchOrder, workers: int) -> DataLoader:
-    """A loader of the run's batches from where `order` starts."""
+def training_batches(
+    pictures: TrainingPictures, tokenizer: Tokenizer, order: Iterable[list[int]], workers: int
+) -> DataLoader:
+    """A loader of the batches whose indices `order` gives."""
     return DataLoader(
         pictures,
         batch_sampler=order,

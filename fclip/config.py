@@ -129,7 +129,7 @@ class OptimConfig:
     weight_decay: NonNegativeFloat = 0.05  # not for biases, norms, and what the towers exempt
     beta1: float = 0.9  # AdamW
     beta2: float = 0.98  # AdamW; CLIP's for ViTs
-    warmup: NonNegativeFloat = 0.05  # share of all steps; with head_epochs each stage has its own, and its own cosine
+    warmup: Share = 0.05  # share of all steps; with head_epochs each stage has its own, and its own cosine
     clip_norm: NonNegativeFloat = 1.0  # of the gradient; 0: none
     # Factor on the rate of each layer of a tower against the layer above it (what is on top learns at the full rate).
     # 1: none.
@@ -170,6 +170,7 @@ class Preset:
     cache_chunk: NonNegativeInt = 0
     eval_every: PositiveInt = 1  # epochs between measurements on the validation split
     eval_limit: NonNegativeInt = 2000  # pictures of the validation split that are measured in training; 0: all
+    patience: NonNegativeInt = 0  # measurements without a better score after which training stops; 0: never
     save_every: NonNegativeInt = 0  # steps between further checkpoints to resume from; 0: every epoch
     freeze: tuple[str, ...] = ()  # parameters that stay as they are, by name pattern ("visual.trunk.blocks.0.*")
     freeze_batch_norm: bool = False  # keep the statistics that the image tower's weights came with

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -45,6 +45,7 @@ from fclip.optimisation import (
     parameter_groups,
     within_stage,
 )
+from fclip.pace import Pace
 
 Evaluate = Callable[[Model], dict[str, float]]
 REPORT_EVERY = 10  # steps between looks at the loss: each look makes a GPU wait
@@ -236,13 +237,7 @@ def train(
     run = Run(preset, model, pictures, evaluate)
     if resume:
         run.resume(Path(resume))
-    order = run.order()
-    if order.steps_per_epoch == 0:
-        world = run.accelerator.num_processes
-        raise UserError(
-            f"expected at least {preset.batch_size * world} captioned pictures (batch_size {preset.batch_size} x "
-            f"{world} processes), got {len(pictures)}; set batch_size lower"
-        )
+    order = checked_order(run)
     settings = flat(asdict(preset))
     plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in settings.items()}  # for any tracker
     run.accelerator.init_trackers("", config=plain)
@@ -252,14 +247,35 @@ def train(
     return run
 
 
+def checked_order(run: Run) -> BatchOrder:
+    """The batches that are left.
+
+    Raises:
+        UserError: fewer pictures than one batch.
+    """
+    order, size, world = run.order(), run.preset.batch_size, run.accelerator.num_processes
+    if order.steps_per_epoch == 0:
+        raise UserError(
+            f"expected at least {size * world} captioned pictures (batch_size {size} x "
+            f"{world} processes), got {len(run.pictures)}; set batch_size lower"
+        )
+    return order
+
+
+def on_device(run: Run, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Tensor]]:
+    """Batches where the model is; the unreadable pictures that they name are noted."""
+    for batch in batches:
+        run.skipped |= dict.fromkeys(batch.pop("skipped"))
+        yield {k: v.to(run.accelerator.device, non_blocking=True) for k, v in batch.items()}
+
+
 def _loop(run: Run, loader: Any, order: BatchOrder) -> None:
     preset, main = run.preset, run.accelerator.is_main_process
     bar = tqdm(total=order.steps, initial=run.step, disable=not main, desc="training", unit="step", dynamic_ncols=True)
     losses: list[Tensor] = []
-    clock = time.monotonic()
-    for batch in loader:
-        run.skipped |= dict.fromkeys(batch.pop("skipped"))
-        batch = {k: v.to(run.accelerator.device, non_blocking=True) for k, v in batch.items()}
+    pace, clock = Pace(preset.batch_size * run.accelerator.num_processes), time.monotonic()
+    batches = () if _gives_up(run, bar, order) else on_device(run, pace.waiting(loader))  # it had, when it was resumed
+    for batch in batches:
         outputs = run.take_step(batch, order.steps)
         losses.append(outputs["loss"])
         now = time.monotonic()
@@ -267,26 +283,32 @@ def _loop(run: Run, loader: Any, order: BatchOrder) -> None:
         bar.update()
         epoch, ends_epoch = run.step // order.steps_per_epoch, run.step % order.steps_per_epoch == 0
         saves = ends_epoch or (preset.save_every and run.step % preset.save_every == 0)
+        measures = ends_epoch and (epoch % preset.eval_every == 0 or run.step == order.steps)
         if run.step % REPORT_EVERY == 0 or saves:  # always before a save: it must not replace a sound checkpoint
-            _report(run, bar, losses, outputs, order)
-        if ends_epoch and (epoch % preset.eval_every == 0 or run.step == order.steps):
+            _report(run, bar, losses, outputs, order, pace)
+        if measures:
             metrics = run.measure()
             if metrics:
                 run.history.append({"step": run.step, "epoch": epoch, "minutes": run.minutes, **metrics})
                 run.accelerator.log({f"val/{k}": v for k, v in metrics.items()}, step=run.step)
                 bar.write(f"epoch {epoch}: " + ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
-            clock = time.monotonic() if not metrics else clock
         if saves:
             run.save()
             if main:
                 write_json(run.out / "history.json", run.history)
+            pace.restart()
+        if measures and _gives_up(run, bar, order):
+            break
     bar.close()
 
 
-def _report(run: Run, bar: tqdm, losses: list[Tensor], outputs: dict[str, Tensor], order: BatchOrder) -> None:
+def _report(
+    run: Run, bar: tqdm, losses: list[Tensor], outputs: dict[str, Tensor], order: BatchOrder, pace: Pace
+) -> None:
     """Looks at the losses since the last look: the guard, the bar, the tracker, the curve."""
     loss = torch.stack(losses).mean().item()
     losses.clear()
+    speed = pace.look()  # the loss is here, so a GPU has done all these steps
     if not math.isfinite(loss) or not _finite(run.model.clip):
         what = "a weight is not finite" if math.isfinite(loss) else f"the loss is {loss}"
         last = run.out / "last"
@@ -297,11 +319,34 @@ def _report(run: Run, bar: tqdm, losses: list[Tensor], outputs: dict[str, Tensor
             "warning: all pictures get nearly the same embedding (collapse); set optim.lr lower or batch_size higher"
         )
     scale = run.model.clip.logit_scale.exp().item()
-    rate = run.step * run.preset.batch_size * run.accelerator.num_processes / max(run.minutes * 60, 1e-9)
-    bar.set_postfix({"loss": f"{loss:.3f}", "img/s": f"{rate:.0f}"})
-    run.history.append({"step": run.step, "minutes": run.minutes, "loss": loss})
+    rate, wait, memory = (speed[key] for key in ("images_per_second", "data_wait", "memory_gib"))
+    bar.set_postfix(
+        {"loss": f"{loss:.3f}", "img/s": f"{rate:.0f}", "data wait": f"{wait:.0%}", "mem": f"{memory:.1f} GiB"}
+    )
+    run.history.append({"step": run.step, "minutes": run.minutes, "loss": loss, **speed})
     lr = run.optimizer.param_groups[0]["lr"]
-    run.accelerator.log({"loss": loss, "lr": lr, "logit_scale": scale, "images_per_second": rate}, step=run.step)
+    run.accelerator.log({"loss": loss, "lr": lr, "logit_scale": scale, **speed}, step=run.step)
+
+
+def _gives_up(run: Run, bar: tqdm, order: BatchOrder) -> bool:
+    """Whether the score has not risen for `patience` measurements; the main process, which measures, tells the others.
+
+    It is read from the curve, which a checkpoint holds: a resumed run decides as the uninterrupted one.
+    """
+    patience, main = run.preset.patience, run.accelerator.is_main_process
+    if not patience or run.step == order.steps:
+        return False
+    verdict = main and measurements_since_best(run.history) >= patience
+    told = run.accelerator.reduce(torch.tensor(float(verdict), device=run.accelerator.device), "sum")
+    if verdict:
+        bar.write(f"stopped at step {run.step}: {patience} measurements without a better score than {run.best:.3f}")
+    return bool(told.item())
+
+
+def measurements_since_best(history: list[dict[str, float]]) -> int:
+    """How many measurements of a curve came after the first one with its highest score; 0 without any."""
+    scores = [entry["score"] for entry in history if "score" in entry]
+    return len(scores) - 1 - scores.index(max(scores)) if scores else 0
 
 
 def _finite(module: nn.Module) -> bool:

@@ -143,6 +143,25 @@ def test_unreadable_pictures_are_listed_in_the_run(tiny, tmp_path, capsys):
     assert (tmp_path / "run" / "skipped.txt").read_text().startswith("drawn-000000-front: ")
 
 
+def test_a_dry_run_tells_what_it_would_take_and_writes_nothing(tiny, tmp_path, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    run(tiny, "--dry-run", "track=tensorboard", "epochs=5", "eval_every=2")
+    told = capsys.readouterr().err
+    words = [line.split("  ")[0] for line in told.splitlines()[1:]]
+    assert words[:7] == ["pictures", "steps", "speed", "training", "evaluation", "memory", "checkpoint"]
+    assert words[7:] == ["image tower", "projection", "text tower", "scale"]
+    assert "steps         20 in 5 epochs" in told
+    assert "minutes: 3 times " in told
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_learning_rate_is_found_and_drawn_beside_the_run(tiny, tmp_path, capsys):
+    run(tiny, "--find-lr")
+    found = read_json(tmp_path / "run" / "lr.json", "")
+    assert f"optim.lr={found['suggested']:.1e} (the loss fell fastest at " in capsys.readouterr().err
+    assert {f.name for f in (tmp_path / "run").iterdir()} == {"lr.json", "lr.png"}
+
+
 def test_every_preset_that_comes_with_it_is_valid():
     presets = sorted((ROOT / "experiments" / "presets").glob("*.yaml"))
     assert len(presets) >= 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
+import operator
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,34 @@ def test_every_preset_loads(file):
 
 def test_presets_do_not_write_over_each_other():
     assert len({load_preset(file).out for file in PRESETS}) == len(PRESETS) > 0
+
+
+SIZES = {"hundreds": 100, "thousands": 1_000, "hundred_thousand": 20_000, "millions": 500_000}
+"""Preset by size of data → the fewest pictures it is for."""
+
+
+def sized(name: str) -> Preset:
+    return load_preset(PRESETS[0].parent / "size" / f"{name}.yaml")
+
+
+def test_presets_by_size_are_for_what_they_say():
+    """Three steps an epoch at least; the more data, the larger the batch, and the less is held back."""
+    assert {f.stem for f in (PRESETS[0].parent / "size").glob("*.yaml")} == set(SIZES)
+    presets = [sized(name) for name in SIZES]
+    assert all(rows // p.batch_size >= 3 for rows, p in zip(SIZES.values(), presets, strict=True))
+    assert len({p.out for p in presets} | {load_preset(f).out for f in PRESETS}) == len(presets) + len(PRESETS)
+    for key in ("batch_size", "optim.wise_ft"):
+        values = [operator.attrgetter(key)(p) for p in presets]
+        assert values == sorted(values)
+        assert values[0] < values[-1]
+    assert {p.model.name for p in presets} == {"fashionclip"}
+
+
+@pytest.mark.parametrize("name", ["thousands", "hundred_thousand", "millions"])
+def test_their_rates_follow_the_rule_that_they_name(name):
+    """FLYP's 1e-5 at 512, times the root of the ratio of the batch sizes."""
+    preset = sized(name)
+    assert preset.optim.lr == pytest.approx(1e-5 * math.sqrt(preset.batch_size / 512), rel=0.02)
 
 
 def test_nothing_given_is_the_defaults(tmp_path):
@@ -234,6 +264,8 @@ def test_a_preset_cannot_be_changed():
         "optim.lr=-0.1",
         "data.workers=-2",
         "optim.wise_ft=1.1",
+        "optim.warmup=50",
+        "patience=-1",
         "optim.layer_decay=0",
         "data.scale=[0, 1]",
         "data.scale=[0.5, 1.1]",

@@ -62,6 +62,15 @@ def test_learning_rate_by_hand():
     assert lr_factor(0, 1, 0.05) == 1
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+@pytest.mark.parametrize("warmup", [0.0, 0.05, 0.3, 0.5, 1.0])
+def test_the_tiniest_run_has_sensible_rates(steps, warmup):
+    """No step is wasted at a rate of zero, none is above the peak, and the peak is reached."""
+    rates = [lr_factor(step, steps, warmup) for step in range(steps)]
+    assert all(0 < rate <= 1 for rate in rates)
+    assert max(rates) == 1
+
+
 def test_weights_decay_but_vectors_norms_and_exempt_tables_do_not(preset, model):
     """Swin's relative_position_bias_table is two-dimensional; only its tower's own list exempts it."""
     from timm.models.swin_transformer import SwinTransformer

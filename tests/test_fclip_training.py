@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ from datasets import Dataset
 import fclip.training
 from fclip.batches import TrainingPictures
 from fclip.checkpoint import load_checkpoint
+from fclip.config import load_preset
 from fclip.embedding import embed_catalogue, embed_texts
 from fclip.errors import UserError
 from fclip.files import read_json
 from fclip.model import MAX_LOGIT_SCALE
 from fclip.optimisation import lr_factor
-from fclip.training import Run, read_history, train
+from fclip.pace import KEYS, Pace
+from fclip.training import Run, measurements_since_best, read_history, train
 
 AUGMENTED = {"crop": 0.7, "aspect": 1.2, "flip": 0.5, "brightness": 0.1, "contrast": 0.1}
 
@@ -53,7 +56,7 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 def curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
     """A history without the clock."""
-    return [{k: v for k, v in entry.items() if k != "minutes"} for entry in history]
+    return [{k: v for k, v in entry.items() if k not in ("minutes", *KEYS)} for entry in history]
 
 
 def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
@@ -307,6 +310,91 @@ def test_the_history_holds_losses_and_scores(fit, preset):
     assert [(e["epoch"], e["score"]) for e in history if "score" in e] == [(2, 0.5), (4, 0.5)]
 
 
+def test_the_history_holds_the_pace_without_measuring_and_saving(fit, preset, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(fclip.training, "Pace", lambda images: Pace(images, lambda: now[0]))
+    take_step = Run.take_step
+
+    def in_a_quarter_of_a_second(run, batch, steps):
+        now[0] += 0.25
+        return take_step(run, batch, steps)
+
+    def evaluate(model) -> dict[str, float]:
+        now[0] += 1000
+        return {"score": 0.5}
+
+    monkeypatch.setattr(Run, "take_step", in_a_quarter_of_a_second)
+    run = fit(preset(), evaluate)
+    looks = [entry for entry in read_history(run.out) if "loss" in entry]
+    assert len(looks) == 2
+    for look in looks:
+        assert (look["images_per_second"], look["step_seconds"], look["data_wait"]) == (32, 0.25, 0)
+        assert 0.05 < look["memory_gib"] < 1000
+
+
+# When it ends early
+
+
+def test_measurements_since_the_best_by_hand():
+    def curve(*scores: float) -> list[dict[str, float]]:
+        return [entry for score in scores for entry in ({"loss": 1.0}, {"score": score})]
+
+    assert [measurements_since_best(curve(*s)) for s in ([], [1], [1, 2], [2, 1], [1, 2, 1, 2, 1])] == [0, 0, 0, 1, 3]
+
+
+SCORES = (0.1, 0.5, 0.4, 0.5, 0.9, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("patience", "every", "ends", "best"),
+    [(0, 1, 6, 0.9), (1, 1, 3, 0.5), (2, 1, 4, 0.5), (3, 1, 6, 0.9), (1, 2, 6, 0.9)],
+)
+def test_it_stops_when_the_score_no_longer_rises(fit, preset, capsys, patience, every, ends, best):
+    """The first of two equal scores is the best; with `every` 2 only the epochs 2, 4 and 6 are measured."""
+    scores = iter((0.1, 0.3, 0.9) if every == 2 else SCORES)
+    run = fit(preset(epochs=6, patience=patience, eval_every=every), lambda model: {"score": next(scores)})
+    assert run.step == 3 * ends
+    assert run.best == best == read_json(run.out / "best" / "metrics.json", "")["score"]
+    assert read_json(run.out / "last" / "metrics.json", "")["step"] == run.step
+    told = f"stopped at step {3 * ends}: {patience} measurements without a better score than {best:.3f}"
+    assert (told in capsys.readouterr().out) == (ends < 6)
+
+
+@pytest.mark.parametrize("dies", [4, 8, 10])
+def test_patience_survives_a_kill(fit, preset, kill_at, dies):
+    """Killed before and after the best measurement; measured as often as without the kill."""
+    settled = preset(epochs=6, patience=2)
+
+    def evaluate(model) -> dict[str, float]:
+        return {"score": SCORES[measured[-1].step // 3 - 1]}
+
+    measured = []
+    kept = Run.measure
+
+    def remember(run):
+        measured.append(run)
+        return kept(run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "measure", remember)
+        kill_at(dies)
+        with pytest.raises(KilledError):
+            fit(settled, evaluate)
+        kill_at(None)
+        run = fit(settled, evaluate, resume=Path(settled.out) / "last")
+    assert (run.step, run.best) == (12, 0.5)
+    assert [entry["score"] for entry in run.history if "score" in entry] == list(SCORES[:4])
+
+
+def test_a_run_that_gave_up_and_is_resumed_takes_no_step(fit, preset, capsys):
+    settled = preset(epochs=6, patience=1)
+    first = fit(settled, constant)
+    again = fit(settled, constant, resume=first.out / "last")
+    assert again.step == first.step == 6
+    assert_equal(weights(first), weights(again))
+    assert capsys.readouterr().out.count("stopped at step 6: 1 measurements without a better score than 0.500") == 2
+
+
 def test_the_last_epoch_is_measured_whatever_eval_every_says(fit, preset):
     run = fit(preset(epochs=3, eval_every=2), constant)
     assert [entry["epoch"] for entry in run.history if "score" in entry] == [2, 3]
@@ -364,6 +452,16 @@ def test_adapters_learn_and_checkpoints_hold_plain_weights(fit, preset, vit, cat
     own = embed_catalogue(run.model, catalogue).vectors
     np.testing.assert_allclose(embed_catalogue(last, catalogue).vectors, own, atol=1e-5)
     assert_equal(best.clip.state_dict(), last.clip.state_dict())
+
+
+@pytest.mark.parametrize("size", ["hundreds", "thousands", "hundred_thousand", "millions"])
+def test_presets_by_size_of_data_train_a_tower_of_fashionclips_kind(fit, preset, vit, size):
+    chosen = load_preset(Path(__file__).parents[1] / "experiments" / "presets" / "size" / f"{size}.yaml")
+    small = preset(epochs=1)
+    run = fit(
+        replace(chosen, out=small.out, epochs=1, batch_size=8, track="none", data=small.data), constant, model=vit
+    )
+    assert (run.step, run.best) == (3, 0.5)
 
 
 def test_frozen_parameters_stay_and_the_others_learn(fit, preset, build):
