@@ -6,7 +6,7 @@
     accelerate launch -m experiments.train experiments/presets/drawn.yaml --dry-run
     accelerate launch -m experiments.train experiments/presets/drawn.yaml --find-lr
 
-Writes OUT/best and OUT/last (checkpoints), OUT/history.json (the curve) and OUT/logs (TensorBoard).
+Writes OUT/best, OUT/last and OUT/previous (checkpoints), OUT/history.json (the curve) and OUT/logs (TensorBoard).
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ app = typer.Typer(add_completion=False)
 def train_command(
     context: typer.Context,
     preset: Annotated[Path, typer.Argument(help="A preset, e.g. experiments/presets/drawn.yaml.")],
-    resume: Annotated[Path | None, typer.Option(help="Continue from this OUT/last of an interrupted run.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue an interrupted run from its OUT/last (or OUT/previous).")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the checkpoints of an earlier run in OUT.")] = False,
     dry_run: Annotated[
         bool, typer.Option(help="Only say what the run would take: time, memory, disk. Writes nothing.")
@@ -81,12 +83,14 @@ def prepare(preset: Preset) -> Prepared:
 
     from fclip.catalogue import open_catalogue
     from fclip.catalogue.schema import check_groups, groups_of, select_split
+    from fclip.distributed import settle_launch
     from fclip.machine import tune_cpu
     from fclip.pretrained import build_model
     from fclip.tokenizer import truncated_share
 
     if not preset.data.catalogue:
         raise UserError("no catalogue to train on; set data.catalogue=PATH")
+    settle_launch()
     tune_cpu()
     set_seed(preset.seed)
     catalogue = open_catalogue(preset.data.catalogue, format=preset.data.format)
@@ -112,7 +116,13 @@ def run_preset(preset: Preset, resume: Path | None = None, overwrite: bool = Fal
     Raises:
         UserError: anything in the preset that does not fit, or an OUT that already holds a run.
     """
+    from fclip.distributed import settle_launch
+    from fclip.resuming import recover_run
+
+    settle_launch()
     last = Path(preset.out) / "last"
+    if _is_main_process():
+        recover_run(last.parent)
     if last.exists() and not (resume or overwrite):
         raise UserError(
             f"{preset.out} already holds a run; continue with --resume {last}, or --overwrite, or set out=…"
@@ -267,13 +277,17 @@ def _say_skipped(run: Run) -> None:
 
 
 def _say(line: str) -> None:
+    if _is_main_process():
+        print(line, file=sys.stderr)
+
+
+def _is_main_process() -> bool:
     from accelerate.state import PartialState
     from accelerate.utils import parse_flag_from_env
 
     # The flag as Accelerator reads it: the first state made is the process's, and without it each of several
     # processes on CPUs would take itself for the only one.
-    if PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process:
-        print(line, file=sys.stderr)
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,7 +3,8 @@
 model.safetensors   weights, open_clip's names
 model.json          architecture, preprocessing, tokenizer kind, captions, fingerprint of the weights
 tokenizer.json …    where the tokenizer is not in the open_clip wheel
-preset.yaml         the resolved preset of the run (also in training checkpoints: state.pt, metrics.json)
+preset.yaml         the resolved preset of the run (also in training checkpoints: metrics.json, and in `last` state.pt
+                    and files.json, the checksums of all files)
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from fclip.pretrained import load_state, read_weights
 from fclip.tokenizer import load_tokenizer
 
 FORMAT = 1
+CHECKSUMS = "files.json"
 
 
 def is_checkpoint(folder: str | Path) -> bool:
@@ -91,5 +93,26 @@ def _model(card: dict, folder: Path) -> Model:
 
 def _fingerprint(file: Path) -> str:
     """Sixteen hex digits of the weights file's SHA-256."""
+    return _checksum(file)[:16]
+
+
+def write_checksums(folder: Path) -> None:
+    """Writes files.json, name → SHA-256 of every file in a folder: the last thing that is written to it."""
+    write_json(folder / CHECKSUMS, {file.name: _checksum(file) for file in sorted(folder.iterdir()) if file.is_file()})
+
+
+def damaged_file(folder: Path) -> str | None:
+    """The name of a file that is not what `write_checksums` saw, or of the list itself; None when all are whole."""
+    try:
+        expected = dict(read_json(folder / CHECKSUMS, "the checksums of a checkpoint"))
+    except (UserError, TypeError, ValueError):
+        return CHECKSUMS
+    for name, checksum in expected.items():
+        if not (folder / name).is_file() or _checksum(folder / name) != checksum:
+            return name
+    return None
+
+
+def _checksum(file: Path) -> str:
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -6,11 +6,16 @@ gives W times the true gradient of the local embeddings; DDP's mean over process
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from fclip.errors import UserError
+
+MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # what accelerate reads
 
 
 class _Gather(torch.autograd.Function):
@@ -32,3 +37,22 @@ def gather(values: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return values
     return _Gather.apply(values.contiguous())
+
+
+def settle_launch() -> None:
+    """Makes what a launcher left in the environment unmistakable; to be called before accelerate's first object.
+
+    Without a GPU, accelerate joins processes only when told to use the CPU: else each takes itself for the only one,
+    and all write to one folder.
+
+    Raises:
+        UserError: several processes were asked for and one was started.
+    """
+    if "WORLD_SIZE" in os.environ:
+        if not torch.accelerator.is_available():
+            os.environ["ACCELERATE_USE_CPU"] = "true"
+    elif "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ and not os.environ.keys() & set(MPI_SIZES):
+        raise UserError(
+            "expected several processes, but `accelerate launch` started one, as it does on CPUs and without "
+            "--multi_gpu; start them with `torchrun --nproc_per_node N -m …`, or set --num_processes 1"
+        )

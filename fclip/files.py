@@ -3,11 +3,13 @@
     with new_folder("runs/mine") as folder:
         write_json(folder / "about.json", {"by": "me"})
 
-Until the block ends well there is no runs/mine; a folder that is replaced is whole until its successor is.
+Until the block ends well there is no runs/mine; a folder that is replaced is whole until its successor is, on the disk
+and not only in memory. A process that is killed leaves `.mine.new-PID` or `.mine.old-PID`; `recover` clears that up.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -19,6 +21,8 @@ from typing import Any
 
 from fclip.errors import UserError
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
 
 def expand(path: str | Path) -> str:
     """`~` and environment variables; $FCLIP_DATA, where shared data lies, is ../shared/data unless it is set."""
@@ -29,34 +33,83 @@ def expand(path: str | Path) -> str:
 
 
 @contextmanager
-def new_folder(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(target: str | Path, overwrite: bool = False, keep: str | Path | None = None) -> Iterator[Path]:
     """A folder to write to that takes the place of `target` when the block ends well, and vanishes when it does not.
 
+    Args:
+        target: the folder.
+        overwrite: whether it may exist.
+        keep: where the folder that is replaced goes, in place of what is there; None: it is deleted.
+
     Raises:
-        UserError: the target exists and `overwrite` is False, it is no folder, or its parent cannot be written.
+        UserError: the target exists and `overwrite` is False, it is no folder, its parent cannot be written, or the
+            disk is full.
     """
     target = Path(target).resolve()  # what a link points at is replaced, not the link
+    recover(target)
     if target.exists() and not target.is_dir():
         raise UserError(f"expected a folder to write, got a file: {target}; choose another name")
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists already; remove it, choose another name or ask to overwrite")
     beside = target.with_name(f".{target.name}.new-{os.getpid()}")
     try:
-        shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from None
     try:
         yield beside
-        _swap(beside, target)
+        for path in [*beside.rglob("*"), beside]:
+            _sync(path)
+        _swap(beside, target, None if keep is None else Path(keep).resolve())
+    except Exception as error:
+        if _is_full(error):
+            before = "what was there before is untouched" if target.exists() else "nothing was written"
+            raise UserError(f"cannot write {target}: the disk is full; free some space; {before}") from None
+        raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _swap(beside: Path, target: Path) -> None:
+def recover(target: str | Path) -> None:
+    """Clears up after a process that was killed while it wrote `target` by `new_folder`.
+
+    A folder that had stepped aside goes back to its place, unless its successor is there; half-written ones vanish.
+    """
+    target = Path(target).resolve()
+    for old in _left_behind(target, "old"):
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(target)
+    for half in _left_behind(target, "new"):
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def _left_behind(target: Path, kind: str) -> list[Path]:
+    """The folders beside `target` of processes that no longer live; a number that is ours now was another's before."""
+    found = []
+    for path in target.parent.glob(f".{target.name}.{kind}-*"):
+        number = path.name.rpartition("-")[2]
+        if number.isdigit() and (int(number) == os.getpid() or not _lives(int(number))):
+            found.append(path)
+    return found
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _swap(beside: Path, target: Path, keep: Path | None) -> None:
     """Renames `beside` to `target`; an old target steps aside first, so that one of the two is always whole."""
     if not target.exists():
         beside.rename(target)
+        _sync(target.parent)
         return
     old = target.with_name(f".{target.name}.old-{os.getpid()}")
     target.rename(old)
@@ -65,7 +118,30 @@ def _swap(beside: Path, target: Path) -> None:
     except BaseException:
         old.rename(target)
         raise
+    _sync(target.parent)
+    if keep is not None:
+        _swap(old, keep, None)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk: a renaming must not get there before it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether writing failed for lack of space: libraries raise errors of their own, with the system's behind or in."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return True
+        if any(os.strerror(number) in str(error) for number in NO_SPACE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def writable(file: str | Path) -> Path:

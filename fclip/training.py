@@ -2,9 +2,9 @@
 
     run = train(preset, model, pictures, evaluate)
 
-Writes `OUT/last` (to resume from) and `OUT/best` (highest validation score), each a whole checkpoint folder, and
-`OUT/history.json` (the curve). A killed run continues from `last` with the same data order and the same random
-numbers, and on a CPU with bit-identical weights.
+Writes `OUT/last` (to resume from), `OUT/previous` (the `last` before) and `OUT/best` (highest validation score), each a
+whole checkpoint folder, and `OUT/history.json` (the curve). A killed run continues from `last` with the same data order
+and the same random numbers, and on a CPU with bit-identical weights.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from fclip.batches import BatchOrder, TrainingPictures, training_batches
 from fclip.caching import backward
 from fclip.checkpoint import write_model
 from fclip.config import Preset, dump_preset
+from fclip.distributed import settle_launch
 from fclip.errors import UserError
 from fclip.files import new_folder, read_json, write_json
 from fclip.interpolate import flat, interpolate
@@ -46,6 +47,7 @@ from fclip.optimisation import (
     within_stage,
 )
 from fclip.pace import Pace
+from fclip.resuming import continue_from, save_last
 
 Evaluate = Callable[[Model], dict[str, float]]
 REPORT_EVERY = 10  # steps between looks at the loss: each look makes a GPU wait
@@ -60,6 +62,7 @@ class Run:
         self.out = Path(preset.out)
         bf16 = preset.bf16_on_cpu and not torch.cuda.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         trackers = None if preset.track == "none" else preset.track
+        settle_launch()
         self.accelerator = Accelerator(
             mixed_precision="bf16" if bf16 else None, log_with=trackers, project_dir=str(self.out / "logs")
         )
@@ -79,6 +82,7 @@ class Run:
         self.step, self.best, self.minutes = 0, -math.inf, 0.0
         self.history: list[dict[str, float]] = []
         self.skipped: dict[str, None] = {}
+        self.keeps_last = False  # whether the OUT/last that the next save replaces is this run's own, and kept
 
     def _choose_what_learns(self, model: Model) -> None:
         """Frozen parameters stay so: adapters and stages only take away from what is left."""
@@ -155,64 +159,13 @@ class Run:
                 self.best = metrics["score"]
                 with new_folder(self.out / "best", overwrite=True) as folder:
                     write_model(model, folder)
-                    self._write_about(folder, metrics)
+                    self.write_about(folder, metrics)
         return metrics
 
-    def save(self) -> None:
-        """Writes `last`: the model and everything that resuming needs."""
-        if not self.accelerator.is_main_process:
-            return
-        state = {
-            "optimizer": self.optimizer.state_dict(),
-            "start": self.start,
-            "unmerged": self.model.clip.state_dict() if self.preset.lora.rank else None,
-            "average": self.average.state_dict() if self.average is not None else None,
-            "random": torch.get_rng_state(),
-            "step": self.step,
-            "best": self.best,
-            "minutes": self.minutes,
-            "history": self.history,
-            "skipped": list(self.skipped),
-        }
-        with new_folder(self.out / "last", overwrite=True) as folder:
-            with self.holding(merged(self.model.clip)) as model:
-                write_model(model, folder)
-            torch.save(state, folder / "state.pt")
-            self._write_about(folder, self.history[-1] if self.history else {})
-
-    def _write_about(self, folder: Path, metrics: dict[str, float]) -> None:
+    def write_about(self, folder: Path, metrics: dict[str, float]) -> None:
+        """The preset and the metrics, beside the weights."""
         (folder / "preset.yaml").write_text(dump_preset(self.preset))
         write_json(folder / "metrics.json", {"step": self.step, **metrics})
-
-    def resume(self, folder: Path) -> None:
-        """Continues from a `last` folder.
-
-        Raises:
-            UserError: nothing to resume there, or a checkpoint of another model or preset.
-        """
-        from fclip.weights import load_state, read_weights
-
-        if not (folder / "state.pt").is_file():
-            raise UserError(f"expected a training checkpoint (OUT/last), found no state.pt in {folder}")
-        was, now = (
-            p.read_text() if isinstance(p, Path) else p for p in (folder / "preset.yaml", dump_preset(self.preset))
-        )
-        changed = [
-            f"{b.strip()} (was {a.strip()})" for a, b in zip(was.split("\n"), now.split("\n"), strict=False) if a != b
-        ]
-        changed = [line for line in changed if not line.startswith(("out:", "workers:", "track:", "save_every:"))]
-        if changed:
-            raise UserError(f"the run in {folder} had another preset: {'; '.join(changed[:3])}; resume it unchanged")
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-        weights = state["unmerged"] or read_weights(folder / "model.safetensors")
-        load_state(self.model.clip, weights, str(folder))
-        self.start = state["start"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        torch.set_rng_state(state["random"])
-        self.step, self.best, self.minutes = state["step"], state["best"], state["minutes"]
-        self.history, self.skipped = state["history"], dict.fromkeys(state["skipped"])
 
 
 def train(
@@ -236,7 +189,7 @@ def train(
     """
     run = Run(preset, model, pictures, evaluate)
     if resume:
-        run.resume(Path(resume))
+        continue_from(run, Path(resume))
     order = checked_order(run)
     settings = flat(asdict(preset))
     plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in settings.items()}  # for any tracker
@@ -293,9 +246,7 @@ def _loop(run: Run, loader: Any, order: BatchOrder) -> None:
                 run.accelerator.log({f"val/{k}": v for k, v in metrics.items()}, step=run.step)
                 bar.write(f"epoch {epoch}: " + ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
         if saves:
-            run.save()
-            if main:
-                write_json(run.out / "history.json", run.history)
+            save_last(run)
             pace.restart()
         if measures and _gives_up(run, bar, order):
             break

@@ -22,7 +22,8 @@ from fclip.captions import captions_for
 from fclip.catalogue.drawn import draw_catalogue
 from fclip.catalogue.schema import groups_of
 from fclip.config import Preset, preset_from
-from fclip.distributed import gather
+from fclip.distributed import gather, settle_launch
+from fclip.errors import UserError
 from fclip.pretrained import build_model
 from fclip.training import Run
 
@@ -162,3 +163,44 @@ def test_the_gradient_of_a_gather_is_the_sum_over_the_processes(results):
 def test_alone_gathering_changes_nothing():
     values = torch.randn(3, 2, requires_grad=True)
     assert gather(values) is values
+
+
+LAUNCHED = ("WORLD_SIZE", "MASTER_ADDR", "ACCELERATE_USE_CPU", "OMPI_COMM_WORLD_SIZE")
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """launched(NAME=value, …): the environment as a launcher leaves it, on a machine without a GPU."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+
+    def leave(**variables: str) -> None:
+        for name in LAUNCHED:
+            monkeypatch.setenv(name, "")  # so that it is put back whatever happens to it
+            monkeypatch.delenv(name)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return leave
+
+
+def test_several_processes_without_a_gpu_are_joined_over_the_cpu(launched):
+    for by_accelerate in ({}, {"ACCELERATE_USE_CPU": "False"}):
+        launched(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", **by_accelerate)
+        settle_launch()
+        assert os.environ["ACCELERATE_USE_CPU"] == "true"
+
+
+def test_one_process_in_place_of_several_is_refused(launched):
+    """What `accelerate launch --cpu --num_processes 2` leaves in the environment of its only process."""
+    launched(MASTER_ADDR="127.0.0.1", ACCELERATE_USE_CPU="True")
+    with pytest.raises(UserError, match=r"expected several processes, but `accelerate launch` started one"):
+        settle_launch()
+
+
+def test_one_process_and_those_of_mpi_are_left_alone(launched):
+    for variables in ({}, {"ACCELERATE_USE_CPU": "False"}, {"MASTER_ADDR": "node0"}):
+        launched(**variables)
+        settle_launch()
+    launched(MASTER_ADDR="127.0.0.1", ACCELERATE_USE_CPU="True", OMPI_COMM_WORLD_SIZE="2")
+    settle_launch()
+    assert os.environ["ACCELERATE_USE_CPU"] == "True"

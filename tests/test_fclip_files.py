@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -14,12 +18,13 @@ from hypothesis import strategies as st
 
 from fclip import files
 from fclip.errors import UserError
-from fclip.files import expand, new_folder, read_json, writable, write_bytes, write_json, write_text
+from fclip.files import expand, new_folder, read_json, recover, writable, write_bytes, write_json, write_text
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
 )
+ROOT = Path(__file__).parents[1]
 PER_EXAMPLE = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -199,3 +204,88 @@ def test_a_mistake_is_one_clear_line(tmp_path, act, message):
 def test_the_place_of_a_file_is_made_before_the_work(tmp_path):
     assert writable(str(tmp_path / "deep" / "er" / "a.json")) == tmp_path / "deep" / "er" / "a.json"
     assert tree(tmp_path) == {"deep": None, "deep/er": None}
+
+
+# Killed at any instant
+
+KILLED = """
+import itertools, json, os, signal, sys
+from pathlib import Path
+from fclip.files import new_folder, recover
+
+root, keeps = Path(sys.argv[1]), sys.argv[2] == "True"
+
+def write(target, keep, text):
+    with new_folder(target, overwrite=True, keep=keep) as folder:
+        for name in "ab":
+            (folder / name).write_text(text)
+
+def die_before(operation):
+    left = itertools.count(1)
+    def count(event, arguments):
+        if event.partition(".")[0] in ("os", "open", "shutil") and next(left) == operation:
+            os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(count)
+
+for operation in itertools.count(1):
+    target, kept = (root / str(operation) / name for name in ("last", "kept"))
+    write(target, kept, "older")
+    write(target, kept, "old")
+    child = os.fork()
+    if not child:
+        die_before(operation)
+        write(target, kept if keeps else None, "new")
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    recover(target)
+    recover(kept)
+    found = [[(folder / name).read_text() for name in "ab"] for folder in (target, kept)]
+    print(json.dumps([status, *found, sorted(path.name for path in target.parent.iterdir())]))
+    if not status:
+        break
+"""
+"""Replaces a folder in a process that is killed before its first operation on files, then its second, …"""
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_process_killed_at_any_instant_leaves_the_old_or_the_new_folder(tmp_path, keeps):
+    argv = [sys.executable, "-c", KILLED, str(tmp_path), str(keeps)]
+    done = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True)
+    *killed, unharmed = [json.loads(line) for line in done.stdout.splitlines()]
+    old, new, older = (["old"] * 2, ["new"] * 2, ["older"] * 2)
+    assert unharmed == [0, new, old if keeps else older, ["kept", "last"]]
+    assert len(killed) > 10
+    for status, now, before, names in killed:
+        assert status == signal.SIGKILL
+        assert (now, before) in [(old, older), (new, older), (new, old)]
+        assert names == ["kept", "last"]
+
+
+def test_what_a_living_process_writes_is_left_alone(tmp_path):
+    mine = tmp_path / f".last.new-{os.getppid()}"
+    mine.mkdir()
+    recover(tmp_path / "last")
+    assert mine.is_dir()
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_full_disk_is_one_line_and_what_was_there_stays(tmp_path, there, hidden):
+    """Also where a library hides the system's error behind one of its own."""
+    if there:
+        fill(tmp_path / "new", "old")
+    before = tree(tmp_path)
+
+    def write(folder: Path) -> None:
+        try:
+            (folder / "a.txt").write_text("half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            if hidden:
+                raise RuntimeError("unexpected pos 704")  # noqa: B904
+            raise
+
+    with pytest.raises(UserError, match=r"cannot write .*new: the disk is full; free some space; "):  # noqa: SIM117
+        with new_folder(tmp_path / "new", overwrite=True) as folder:
+            write(folder)
+    assert tree(tmp_path) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from datasets import Dataset
 
 import fclip.training
 from fclip.batches import TrainingPictures
-from fclip.checkpoint import load_checkpoint
+from fclip.checkpoint import load_checkpoint, write_checksums
 from fclip.config import load_preset
 from fclip.embedding import embed_catalogue, embed_texts
 from fclip.errors import UserError
@@ -191,6 +192,48 @@ def test_a_resumed_run_remembers_the_unreadable_pictures(fit, preset, catalogue,
     kill_at(None)
     run = fit(preset(epochs=2), on=damaged, resume=Path(preset().out) / "last")
     assert [line.split(":")[0] for line in run.skipped] == [catalogue["id"][5]]
+
+
+def test_the_checkpoint_before_the_last_is_kept_and_offered_when_the_last_is_damaged(fit, preset):
+    """Whichever file is damaged; resumed from the one before, the run ends the same."""
+    run = fit(preset(epochs=3), constant)
+    last, previous = run.out / "last", run.out / "previous"
+    assert read_json(previous / "metrics.json", "")["step"] == 6
+    for name in sorted(path.name for path in last.iterdir()):
+        sound = (last / name).read_bytes()
+        (last / name).write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+        with pytest.raises(UserError, match=rf"last/.* is damaged: .*; the checkpoint before .* --resume {previous}$"):
+            fit(preset(epochs=3), resume=last)
+        if name != "state.pt":
+            (last / name).write_bytes(sound)
+    resumed = fit(preset(epochs=3), constant, resume=previous)
+    assert_equal(weights(run), weights(resumed))
+    assert read_json(previous / "metrics.json", "")["step"] == 6  # not the damaged one
+    fit(preset(epochs=3), constant, resume=last)
+
+
+def test_another_number_of_processes_is_refused(fit, preset):
+    run = fit(preset(epochs=1))
+    state = torch.load(run.out / "last" / "state.pt", weights_only=True)
+    torch.save(state | {"random": state["random"] * 2}, run.out / "last" / "state.pt")
+    write_checksums(run.out / "last")
+    with pytest.raises(UserError, match=r"had 2 processes, this one has 1; launch as many as before"):
+        fit(preset(epochs=1), resume=run.out / "last")
+
+
+@pytest.mark.parametrize("best", [True, False])
+def test_a_run_that_continues_elsewhere_has_a_best_there(fit, preset, tmp_path, kill_at, best):
+    kill_at(4)
+    with pytest.raises(KilledError):
+        fit(preset(epochs=2), lambda model: {"score": 0.9})
+    kill_at(None)
+    if not best:
+        shutil.rmtree(Path(preset().out) / "best")
+    elsewhere = preset(epochs=2, out=str(tmp_path / "other"))
+    fit(elsewhere, lambda model: {"score": 0.1}, resume=Path(preset().out) / "last")
+    assert read_json(tmp_path / "other" / "best" / "metrics.json", "") == (
+        {"step": 3, "score": 0.9} if best else {"step": 6, "score": 0.1}
+    )
 
 
 def test_another_preset_cannot_be_resumed_and_the_key_is_named(fit, preset):
