@@ -182,13 +182,13 @@ def what_learns(clip: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def disk_use(run: Run) -> tuple[int, int]:
-    """Bytes of OUT/last, and of all that OUT holds at once: best, last, and the next last beside it."""
+    """Bytes of OUT/last, and of all that OUT holds at once: best, previous, last, and the next last beside it."""
     clip = run.model.clip
     best = last = _bytes(merged(clip).state_dict())
     last += 2 * sum(p.numel() * p.element_size() for p in clip.parameters() if p.requires_grad)  # AdamW's two moments
     last += _bytes(run.start or {}) + (_bytes(clip.state_dict()) if run.preset.lora.rank else 0)
     last += _bytes(run.average.state_dict()) if run.average is not None else 0
-    return last, best + 2 * last
+    return last, best + 3 * last
 
 
 def _bytes(state: dict[str, Tensor]) -> int:

@@ -28,7 +28,7 @@ from fclip.weights import load_state, read_weights
 if TYPE_CHECKING:
     from fclip.training import Run
 
-MAY_CHANGE = ("out:", "workers:", "track:", "save_every:")  # keys of a preset that change no weight
+MAY_CHANGE = ("out:", "workers:", "track:", "save_every:", "patience:")  # keys of a preset that change no weight
 
 
 def save_last(run: Run) -> None:
