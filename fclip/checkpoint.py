@@ -98,7 +98,8 @@ def _fingerprint(file: Path) -> str:
 
 def write_checksums(folder: Path) -> None:
     """Writes files.json, name → SHA-256 of every file in a folder: the last thing that is written to it."""
-    write_json(folder / CHECKSUMS, {file.name: _checksum(file) for file in sorted(folder.iterdir()) if file.is_file()})
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != CHECKSUMS)
+    write_json(folder / CHECKSUMS, {file.name: _checksum(file) for file in files})
 
 
 def damaged_file(folder: Path) -> str | None:

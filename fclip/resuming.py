@@ -21,7 +21,7 @@ from torch import Tensor
 from fclip.checkpoint import damaged_file, write_checksums, write_model
 from fclip.config import Preset, dump_preset
 from fclip.errors import UserError
-from fclip.files import new_folder, recover, write_json
+from fclip.files import new_folder, recover, writable, write_json
 from fclip.lora import merged
 from fclip.weights import load_state, read_weights
 
@@ -97,7 +97,7 @@ def continue_from(run: Run, folder: Path) -> None:
     run.keeps_last = _same(folder, run.out / "last")  # else what is kept is what it came from
     if run.accelerator.is_main_process:
         _take_best_along(run, folder.parent)
-        write_json(run.out / "history.json", run.history)
+        write_json(writable(run.out / "history.json"), run.history)
     _set_random_state(state["random"][run.accelerator.process_index])
 
 

@@ -459,12 +459,12 @@ def test_the_optimiser_follows_the_learning_rate_and_its_factors(fit, preset):
 
 
 def test_a_first_stage_is_a_run_of_its_own_in_which_only_what_is_new_learns(fit, preset, build):
-    """The same, bit for bit, as a run with all else frozen; nothing of it is left in the optimiser."""
+    """The same as a run with all else frozen (but for rounding: frozen texts are encoded one by one)."""
     new = ("visual.head.proj.weight", "logit_scale")
     others = tuple(name for name, _ in build().clip.named_parameters() if name not in new)
     staged = fit(preset(optim={"head_epochs": 2}), constant)
     frozen = fit(preset(freeze=others, freeze_batch_norm=True), constant)
-    assert_equal(weights(staged), weights(frozen))
+    torch.testing.assert_close(weights(staged), weights(frozen), rtol=1e-5, atol=1e-6)
     before = build().clip.state_dict()
     assert {n for n, w in weights(staged).items() if not torch.equal(w, before[n])} == set(new)
     assert len(staged.optimizer.state) == 2
