@@ -89,7 +89,7 @@ class TrainingPictures(torch.utils.data.Dataset):
             chosen = (row + offset) % len(self)
             cell = self._images[self.rows[chosen]]
             try:
-                picture = decode(cell["image"], min(self._sizes[-1].size))
+                picture = decode(cell["image"], None if is_posed(self._data) else min(self._sizes[-1].size))
             except UnreadableImageError as error:
                 skipped.append(f"{cell['id']}: {error}")
                 continue
@@ -132,8 +132,11 @@ def augment(pixels: Tensor, preprocess: Preprocess, data: DataConfig, rng: np.ra
     """A random crop resized to the tower's input, mirrored, relit: uint8 (3, H, W) → uint8 (3, size).
 
     The crop has the picture's own aspect ratio when the tower squashes, else that of its input, times a random factor
-    up to `data.aspect`; it keeps at least the share `data.crop` of the largest such crop.
+    up to `data.aspect`; it keeps at least the share `data.crop` of the largest such crop. A random pose comes first,
+    at the picture's own resolution, as it does to a photographer.
     """
+    if is_posed(data):
+        pixels = pose(pixels, data, rng, preprocess.fill_color)
     height, width = pixels.shape[-2:]
     target = width / height if preprocess.resize_mode == "squash" else preprocess.size[1] / preprocess.size[0]
     share = rng.uniform(data.crop, 1)
@@ -151,8 +154,6 @@ def augment(pixels: Tensor, preprocess: Preprocess, data: DataConfig, rng: np.ra
         pixels = T.adjust_contrast(pixels, 1 + rng.uniform(-data.contrast, data.contrast))
     if data.erase and rng.random() < data.erase:
         pixels = _erase(pixels, rng)
-    if is_posed(data):
-        pixels = pose(pixels, data, rng, preprocess.fill_color)
     return pixels
 
 

@@ -354,11 +354,10 @@ def test_no_pose_is_the_picture_itself(photo):
     assert is_posed(replace(PLAIN, turn_deg=5))
 
 
-def test_training_pictures_are_posed_at_the_towers_size(photo):
+def test_training_pictures_are_posed_first_and_at_their_own_resolution(photo):
     preprocess = Preprocess(size=(48, 40), resize_mode="squash", fill_color=7)
     data = replace(PLAIN, shift=1, scale=(0.5, 1))
     posed = augment(tensor(photo), preprocess, data, np.random.default_rng(0))
     rng = np.random.default_rng(0)
-    plain = augment(tensor(photo), preprocess, PLAIN, rng)
-    assert torch.equal(posed, pose(plain, data, rng, fill=7))
+    assert torch.equal(posed, augment(pose(tensor(photo), data, rng, fill=7), preprocess, PLAIN, rng))
     assert (posed == 7).all(0).any()
