@@ -9,6 +9,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import shake
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
@@ -38,16 +39,6 @@ SIZED = {
         "text_cfg": TEXT,
     },
 }
-
-
-def shake(module: torch.nn.Module) -> torch.nn.Module:
-    """Random values everywhere: zeros and ones would hide what went wrong."""
-    generator = torch.Generator().manual_seed(0)
-    for name, value in module.state_dict().items():
-        if value.is_floating_point():
-            noise = 0.05 * torch.randn(value.shape, generator=generator)
-            value += noise.abs() if name.endswith("running_var") else noise
-    return module.eval()
 
 
 def pictures(*size: int) -> torch.Tensor:

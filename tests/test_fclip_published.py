@@ -10,6 +10,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import shake
 from open_clip.push_to_hf_hub import save_for_hf
 from safetensors.torch import save_file
 
@@ -57,16 +58,6 @@ MOBILECLIP_FORM = {
     "text_cfg": CLIP_FORM["text_cfg"] | {"no_causal_mask": True},
 }
 FORMS = {"clip": CLIP_FORM, "rn50": RN50_FORM, "siglip": SIGLIP_FORM, "mobileclip": MOBILECLIP_FORM}
-
-
-def shake(module: torch.nn.Module) -> torch.nn.Module:
-    """Random values everywhere: a bias of zero or a norm of one would hide that it went to the wrong place."""
-    generator = torch.Generator().manual_seed(0)
-    for name, value in module.state_dict().items():
-        if value.is_floating_point():
-            noise = 0.05 * torch.randn(value.shape, generator=generator)
-            value += noise.abs() if name.endswith("running_var") else noise
-    return module.eval()
 
 
 @pytest.fixture(scope="module")
