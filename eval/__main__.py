@@ -96,14 +96,10 @@ def compare(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the program; a user's mistake is one line on stderr and exit code 2."""
-    from fclip.errors import UserError
+    """Runs the program."""
+    from fclip.errors import run_program
 
-    try:
-        app(args=None if argv is None else list(argv), prog_name="python -m eval")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    run_program(app, argv, "python -m eval")
 
 
 def _show(console: Any, result: dict[str, Any]) -> None:

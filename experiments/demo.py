@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fclip.errors import UserError
+from fclip.errors import UserError, run_program
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -221,12 +221,8 @@ def _page(**values: Any) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the program; a user's mistake is one line on stderr and exit code 2."""
-    try:
-        app(args=None if argv is None else list(argv), prog_name="python -m experiments.demo")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    """Runs the program."""
+    run_program(app, argv, "python -m experiments.demo")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fclip.errors import UserError
+from fclip.errors import UserError, run_program
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -268,12 +268,8 @@ def write_table(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the program; a user's mistake is one line and exit code 2."""
-    try:
-        app(args=list(argv) if argv is not None else None, prog_name="python -m experiments.table1")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    """Runs the program."""
+    run_program(app, argv, "python -m experiments.table1")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fclip.errors import UserError
+from fclip.errors import UserError, run_program
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -291,12 +291,8 @@ def _is_main_process() -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the program; a user's mistake is one line and exit code 2."""
-    try:
-        app(args=list(argv) if argv is not None else None)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    """Runs the program."""
+    run_program(app, argv, "python -m experiments.train")
 
 
 if __name__ == "__main__":

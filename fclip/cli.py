@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fclip.errors import UserError, nearest
+from fclip.errors import UserError, nearest, run_program
 from fclip.files import writable, write_json
 
 if TYPE_CHECKING:
@@ -383,9 +383,5 @@ def _plain(answer: Answer) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command; a user's mistake is one line on stderr and exit code 2."""
-    try:
-        app(args=None if argv is None else list(argv), prog_name="fclip")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    """Runs the program."""
+    run_program(app, argv, "fclip")

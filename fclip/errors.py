@@ -7,7 +7,9 @@ anything else that is raised is a fault of ours and keeps its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 
 class UserError(ValueError):
@@ -20,3 +22,18 @@ def nearest(name: str, known: Iterable[object]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}known: {', '.join(names) or '(none)'}"
+
+
+def run_program(app: Callable[..., Any], argv: Sequence[str] | None, name: str) -> None:
+    """Runs a typer program; a user's mistake is one line on stderr and exit code 2.
+
+    Args:
+        app: the program.
+        argv: its arguments; None: those of the process.
+        name: as it is called, for its help.
+    """
+    try:
+        app(args=None if argv is None else list(argv), prog_name=name)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
