@@ -54,5 +54,6 @@ def settle_launch() -> None:
     elif "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ and not os.environ.keys() & set(MPI_SIZES):
         raise UserError(
             "expected several processes, but `accelerate launch` started one, as it does on CPUs and without "
-            "--multi_gpu; start them with `torchrun --nproc_per_node N -m …`, or set --num_processes 1"
+            "--multi_gpu; start them with `torchrun --nproc_per_node N -m …`; for one, set --num_processes 1 and "
+            "unset MASTER_ADDR"
         )
