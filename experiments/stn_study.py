@@ -1,12 +1,14 @@
-"""Does the spatial transformer earn its place? Variants on (a) pictures as they are, (b) posed when tested, (c) posed.
+"""Does the spatial transformer earn its place? Four variants, trained for the same time, on pictures as is or posed.
 
     python -m experiments.stn_study drawn --minutes 3 --out runs/study_drawn
     python -m experiments.stn_study catalogue --minutes 5 --out runs/study_catalogue
 
-A posed picture is moved, made smaller and turned in its frame. Every variant trains for the same time: its speed is
-measured first, and tells its epochs. What is measured are the weights at the end, chosen by nobody. Leaves
-OUT/table.md, OUT/scores.png and OUT/looks.png (what the transformers make of their inputs). A killed study goes on
-where it was.
+A posed picture is moved, made smaller and turned in its frame. Conditions: (a) pictures as they are, (b) posed when
+tested, (c) posed in training and test, and, for the variants that share the first one's tower, the first one of (a)
+trained on with posed pictures: tested (d) posed, (e) as they are. A transformer that joins it there learns alone for
+half of the time. Every variant trains for the same time: its speed is measured first, and tells its steps. What is
+measured are the weights at the end, chosen by nobody. Leaves OUT/table.md, OUT/scores.png and OUT/looks.png (what the
+transformers make of their inputs). A killed study goes on where it was.
 """
 
 from __future__ import annotations
@@ -29,8 +31,15 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent / "presets" / "study"
 VARIANTS = ("plain", "stn", "swin", "stn_swin")
-CONDITIONS = {"a": ("as_is", "as_is"), "b": ("as_is", "posed"), "c": ("posed", "posed")}
+CONDITIONS = {
+    "a": ("as_is", "as_is"),
+    "b": ("as_is", "posed"),
+    "c": ("posed", "posed"),
+    "d": ("adapted", "posed"),
+    "e": ("adapted", "as_is"),
+}
 """Condition → how it is trained, how it is tested."""
+ADAPTING_LR = 3e-4
 POSE_SEED = 7
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -50,7 +59,7 @@ def study(
     ),
     shift: Annotated[float, typer.Option(help="Its move, as a share of the room it has.")] = 1.0,
     turn: Annotated[float, typer.Option(help="Its rotation either way, in degrees.")] = 30.0,
-    conditions: Annotated[str, typer.Option(help="Which of a, b, c, without commas.")] = "abc",
+    conditions: Annotated[str, typer.Option(help="Which of a, b, c, d, e, without commas.")] = "abcde",
     override: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of all presets.")] = None,
 ) -> None:
     """Train plain, STN, Swin and STN+Swin for equal time, on pictures as they are and on posed ones, and compare.
@@ -69,12 +78,10 @@ def study(
     pose = [f"data.scale=[{scale[0]},{scale[1]}]", f"data.shift={shift}", f"data.turn_deg={turn}"]
     presets = read_presets(data, variants.split(","), target, override or [])
     presets = fix_costs(presets, minutes, target)
-    for name, preset in presets.items():
-        for how in dict.fromkeys(CONDITIONS[condition][0] for condition in wanted):
-            train_one(preset, target / f"{name}-{how}", pose if how == "posed" else [])
+    train_all(presets, wanted, pose, target)
     plain = next(iter(presets.values()))
-    tests = test_splits(plain, split, with_options(plain, pose))
-    results = measure_all(list(presets), wanted, tests, target)
+    tests = tested_splits(plain, split, with_options(plain, pose))
+    results = measure_all(presets, wanted, tests, target)
     settings = {"data": data, "minutes": minutes, "split": split, "pose": " ".join(pose)}
     write_report(target, results, tests, settings)
     print((target / "table.md").read_text())
@@ -126,7 +133,7 @@ def fix_costs(presets: Mapping[str, Preset], minutes: float, out: Path) -> dict[
             write_json(file, speeds)
         _say(f"{name}: {speeds[name]['images_per_second']:.0f} images/s")
     return {
-        name: replace(preset, epochs=max(1, round(minutes * 60 / speeds[name]["seconds_per_epoch"])))
+        name: replace(preset, epochs=max(0.001, round(minutes * 60 / speeds[name]["seconds_per_epoch"], 3)))
         for name, preset in presets.items()
     }
 
@@ -142,7 +149,33 @@ def measure_speed(preset: Preset) -> dict[str, float]:
     return {"images_per_second": rate, "seconds_per_epoch": len(prepared.pictures) / rate}
 
 
-def train_one(preset: Preset, folder: Path, pose: Sequence[str]) -> None:
+def train_all(presets: Mapping[str, Preset], conditions: Sequence[str], pose: Sequence[str], out: Path) -> None:
+    """Every variant in every way that the conditions ask for; before it is adapted, the first one as it is."""
+    first = out / f"{next(iter(presets))}-as_is"
+    ways = {CONDITIONS[condition][0] for condition in conditions}
+    if "adapted" in ways:
+        ways.add("as_is")
+    for how in (way for way in ("as_is", "posed", "adapted") if way in ways):
+        for name in variants_of(presets, how):
+            options = {"as_is": [], "posed": [*pose], "adapted": [*pose, *adapting(presets[name], first / "last")]}
+            train_one(presets[name], out / f"{name}-{how}", options[how])
+
+
+def variants_of(presets: Mapping[str, Preset], how: str) -> list[str]:
+    """The variants that are trained this way: what is adapted has the tower of the first."""
+    tower = next(iter(presets.values())).model.name
+    return [name for name, preset in presets.items() if how != "adapted" or preset.model.name == tower]
+
+
+def adapting(preset: Preset, start: Path) -> list[str]:
+    """What makes a preset train on from a checkpoint: a transformer alone first, since it knows nothing yet."""
+    options = [f"model.name={start}", "model.image_size=null", "model.image_weights=null", f"optim.lr={ADAPTING_LR}"]
+    if preset.model.stn.transform != "none":
+        options += ["optim.stn_lr=1", f"optim.head_epochs={preset.epochs / 2}"]
+    return options
+
+
+def train_one(preset: Preset, folder: Path, options: Sequence[str]) -> None:
     """Trains into a folder, or goes on with what is there; does nothing when that is finished."""
     from experiments.train import prepare
     from fclip.files import read_json
@@ -153,15 +186,15 @@ def train_one(preset: Preset, folder: Path, pose: Sequence[str]) -> None:
         if read_json(done, "a finished run")["epochs"] != preset.epochs:
             raise UserError(f"{folder} was trained for another time; remove it, or choose another --out")
         return
-    preset = with_options(replace(preset, out=str(folder), track="none"), pose)
-    _say(f"training {folder.name}: {preset.epochs} epochs")
+    preset = with_options(replace(preset, out=str(folder), track="none"), options)
+    _say(f"training {folder.name}: {preset.epochs:g} epochs")
     prepared = prepare(preset)
     last = folder / "last"
     run = train(preset, prepared.model, prepared.pictures, None, last if last.is_dir() else None)
     _write(done, {"epochs": preset.epochs, "minutes": run.minutes})
 
 
-def test_splits(preset: Preset, split: str, posed: Preset) -> dict[str, Dataset]:
+def tested_splits(preset: Preset, split: str, posed: Preset) -> dict[str, Dataset]:
     """The tested pictures as they are and posed, by the same draw for all variants."""
     from fclip.catalogue import open_catalogue
     from fclip.catalogue.schema import select_split
@@ -191,7 +224,7 @@ def pose_catalogue(pictures: Dataset, data: Any, seed: int = POSE_SEED) -> Datas
 
 
 def measure_all(
-    variants: Sequence[str], conditions: Sequence[str], tests: Mapping[str, Dataset], out: Path
+    presets: Mapping[str, Preset], conditions: Sequence[str], tests: Mapping[str, Dataset], out: Path
 ) -> dict[str, dict[str, Any]]:
     """Condition → variant → result of `eval.surfacing`; those of an earlier call are read."""
     from eval.surfacing import evaluate_surfacing
@@ -201,7 +234,7 @@ def measure_all(
     results: dict[str, dict[str, Any]] = {condition: {} for condition in conditions}
     for condition in conditions:
         trained, tested = CONDITIONS[condition]
-        for variant in variants:
+        for variant in variants_of(presets, trained):
             file = out / "results" / f"{condition}-{variant}.json"
             folder = out / f"{variant}-{trained}"
             if not file.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from eval.metrics.uncertainty import interval
 from eval.report import Cell, Table, markdown, score
 from eval.scores import LEVEL
 from eval.scores import score as as_score
+from experiments.stn_study import CONDITIONS
 from fclip.checkpoint import load_checkpoint
 from fclip.files import write_text
 
@@ -26,6 +28,8 @@ TITLES = {
     "a": "(a) trained and tested as they are",
     "b": "(b) trained as they are, tested posed",
     "c": "(c) trained and tested posed",
+    "d": "(d) plain of (a) trained on posed, tested posed",
+    "e": "(e) plain of (a) trained on posed, tested as they are",
 }
 METRICS = {"text_sfa": "Text SFA", "attribute_sfa": "Attr. SFA"}
 PICTURES = 8  # in the figure of what the transformers see
@@ -38,12 +42,16 @@ def write_report(out: Path, results: Results, tests: Mapping[str, Dataset], sett
     tables = [table(found, TITLES[condition]) for condition, found in results.items()]
     write_text(out / "table.md", "\n".join([f"{told}\n", *map(markdown, tables)]))
     draw_scores(out / "scores.png", results)
-    last = list(results)[-1]
-    trained = "posed" if last == "c" else "as_is"
-    looking = {variant: load_checkpoint(out / f"{variant}-{trained}" / "last") for variant in results[last]}
-    looking = {variant: model for variant, model in looking.items() if "stn" in model.card.architecture}
+    checkpoints = {
+        f"{variant} ({condition})": out / f"{variant}-{trained}" / "last"
+        for condition, (trained, tested) in CONDITIONS.items()
+        if tested == "posed"
+        for variant in results.get(condition, {})
+    }
+    models = {name: load_checkpoint(folder) for name, folder in checkpoints.items()}
+    looking = {name: model for name, model in models.items() if "stn" in model.card.architecture}
     if looking:
-        draw_looks(out / "looks.png", looking, tests["as_is" if last == "a" else "posed"])
+        draw_looks(out / "looks.png", looking, tests["posed"])
 
 
 def table(results: Mapping[str, Any], title: str) -> Table:
@@ -76,17 +84,18 @@ def draw_scores(file: Path, results: Results) -> None:
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    variants = list(next(iter(results.values())))
+    variants = list(dict.fromkeys(variant for found in results.values() for variant in found))
     width = 0.8 / len(variants)
     for axes, (name, shown) in zip(figure.subplots(1, len(METRICS)), METRICS.items(), strict=True):
         for i, variant in enumerate(variants):
-            scores = [found[variant]["metrics"][name] for found in results.values()]
+            there = [place for place, found in enumerate(results.values()) if variant in found]
+            scores = [found[variant]["metrics"][name] for found in results.values() if variant in found]
             values = np.array([s["value"] for s in scores])
             errors = np.abs(np.array([[s["low"], s["high"]] for s in scores]).T - values)
-            places = np.arange(len(results)) + (i - (len(variants) - 1) / 2) * width
+            places = np.array(there) + (i - (len(variants) - 1) / 2) * width
             axes.bar(places, values, width * 0.92, yerr=errors, capsize=2, color=COLOURS[i], label=variant)
-        titles = [TITLES[condition].replace(", ", ",\n") for condition in results]
-        axes.set_xticks(range(len(titles)), titles, fontsize=8)
+        titles = [textwrap.fill(TITLES[condition], 20) for condition in results]
+        axes.set_xticks(range(len(titles)), titles, fontsize=7)
         axes.set_title(shown)
         axes.set_ylim(0, 1)
         axes.grid(axis="y", alpha=0.3)

@@ -60,7 +60,7 @@ class TrainingPictures(torch.utils.data.Dataset):
         preprocess: Preprocess,
         data: DataConfig,
         seed: int,
-        epochs: int = 1,
+        epochs: float = 1,
     ) -> None:
         attributes = catalogue["attributes"][:]
         full = [captions.render(a) for a in attributes]
@@ -110,14 +110,17 @@ class TrainingPictures(torch.utils.data.Dataset):
         }
 
 
-def training_sizes(size: tuple[int, int], first: float, epochs: int, step_px: int = 8) -> list[tuple[int, int]]:
+def training_sizes(size: tuple[int, int], first: float, epochs: float, step_px: int = 8) -> list[tuple[int, int]]:
     """(height, width) of each epoch: from the share `first` of `size` evenly up to `size`, in multiples of `step_px`.
+
+    A last epoch that is not finished counts as one.
 
     Raises:
         UserError: `first` is not a share.
     """
     if not 0 < first <= 1:
         raise UserError(f"data.first_size should be above 0 and at most 1, got {first}")
+    epochs = math.ceil(epochs)
     if first == 1:
         return [size] * epochs
 
@@ -227,17 +230,17 @@ class BatchOrder:
     Args:
         rows: length of the training set.
         batch_size: per process.
-        epochs: passes.
+        epochs: passes; the last may be part of one, but there is at least one step.
         seed: of the order.
         rank, world: this process and their number.
         start: global steps already done, when resuming.
     """
 
     def __init__(
-        self, rows: int, batch_size: int, epochs: int, seed: int, rank: int = 0, world: int = 1, start: int = 0
+        self, rows: int, batch_size: int, epochs: float, seed: int, rank: int = 0, world: int = 1, start: int = 0
     ):
         self.steps_per_epoch = rows // (batch_size * world)
-        self.steps = self.steps_per_epoch * epochs
+        self.steps = max(1, round(self.steps_per_epoch * epochs)) if self.steps_per_epoch else 0
         self._rows, self._batch, self._seed, self._rank, self._world = rows, batch_size, seed, rank, world
         self._start = start
 
@@ -249,7 +252,8 @@ class BatchOrder:
         while step < self.steps:
             epoch = step // self.steps_per_epoch
             order = np.random.default_rng([self._seed, epoch]).permutation(self._rows)
-            for within in range(step % self.steps_per_epoch, self.steps_per_epoch):
+            left = self.steps - epoch * self.steps_per_epoch
+            for within in range(step % self.steps_per_epoch, min(self.steps_per_epoch, left)):
                 first = (within * self._world + self._rank) * self._batch
                 yield (order[first : first + self._batch] + epoch * self._rows).tolist()
                 step += 1

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
 from fclip.errors import UserError, nearest
@@ -162,7 +171,7 @@ class Preset:
 
     out: str = "runs/model"  # folder of the run: best/, last/, logs/
     seed: int = 0  # of initialisation, order and augmentation
-    epochs: PositiveInt = 10  # passes over the training split
+    epochs: PositiveFloat = 10  # passes over the training split; 2.5 stops half-way through the third
     batch_size: PositiveInt = 128  # per process
     # Pictures per forward pass: memory then grows with this and not with batch_size, for one more forward pass. The
     # gradients are those of the whole batch, but for batch norms that learn: their statistics are of each part alone

@@ -9,6 +9,7 @@ The steps change the run's model, so it is of no use afterwards.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Estimate:
 
     pictures: int
     steps: int
-    epochs: int
+    epochs: float
     speed: Speed
     evaluations: int
     evaluation_seconds: float  # of one
@@ -72,7 +73,7 @@ class Estimate:
         room = "" if self.disk_bytes < self.free_bytes else ": TOO LITTLE; set out=… on another disk"
         return [
             f"pictures      {self.pictures:,}, {self.truncated:.1%} of their captions truncated",
-            f"steps         {self.steps:,} in {self.epochs} epochs",
+            f"steps         {self.steps:,} in {self.epochs:g} epochs",
             f"speed         {speed.images_per_second:.0f} images/s, {_seconds(speed.step_seconds)} per step, "
             f"of which {speed.data_wait:.0%} waiting for data{busy if speed.busy > BUSY else ''}",
             f"training      {_minutes(training)}",
@@ -90,10 +91,10 @@ def estimate(run: Run, speed: Speed, evaluation_seconds: float) -> Estimate:
     checkpoint, disk = disk_use(run)
     return Estimate(
         pictures=len(run.pictures),
-        steps=order.steps_per_epoch * preset.epochs,
+        steps=order.steps,
         epochs=preset.epochs,
         speed=speed,
-        evaluations=-(-preset.epochs // preset.eval_every),
+        evaluations=math.ceil(preset.epochs / preset.eval_every),
         evaluation_seconds=evaluation_seconds,
         memory_gib=peak_memory_gib(),
         checkpoint_bytes=checkpoint,
@@ -117,7 +118,7 @@ def measure_speed(run: Run, steps: int = STEPS, limit_seconds: float = LIMIT_SEC
     checked_order(run)
     sizes = training_sizes(run.model.preprocess.size, preset.data.first_size, preset.epochs)
     areas = [height * width for height, width in sizes]
-    ends = (0,) if areas[0] == areas[-1] else (0, preset.epochs - 1)
+    ends = (0,) if areas[0] == areas[-1] else (0, len(sizes) - 1)
     spans = [_fastest_span(run, epoch, steps, limit_seconds / len(ends)) for epoch in ends]
     seconds = mean_step_seconds(areas, spans[0]["step_seconds"], spans[-1]["step_seconds"])
     wait, busy = (sum(span[key] for span in spans) / len(spans) for key in ("data_wait", "busy"))

@@ -234,9 +234,10 @@ def _loop(run: Run, loader: Any, order: BatchOrder) -> None:
         now = time.monotonic()
         run.minutes, clock = run.minutes + (now - clock) / 60, now
         bar.update()
-        epoch, ends_epoch = run.step // order.steps_per_epoch, run.step % order.steps_per_epoch == 0
-        saves = ends_epoch or (preset.save_every and run.step % preset.save_every == 0)
-        measures = ends_epoch and (epoch % preset.eval_every == 0 or run.step == order.steps)
+        ends = run.step == order.steps
+        epoch, ends_epoch = run.step / order.steps_per_epoch, run.step % order.steps_per_epoch == 0
+        saves = ends_epoch or ends or (preset.save_every and run.step % preset.save_every == 0)
+        measures = ends or (ends_epoch and epoch % preset.eval_every == 0)
         if run.step % REPORT_EVERY == 0 or saves:  # always before a save: it must not replace a sound checkpoint
             _report(run, bar, losses, outputs, order, pace)
         if measures:
@@ -244,7 +245,7 @@ def _loop(run: Run, loader: Any, order: BatchOrder) -> None:
             if metrics:
                 run.history.append({"step": run.step, "epoch": epoch, "minutes": run.minutes, **metrics})
                 run.accelerator.log({f"val/{k}": v for k, v in metrics.items()}, step=run.step)
-                bar.write(f"epoch {epoch}: " + ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
+                bar.write(f"epoch {epoch:g}: " + ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
         if saves:
             save_last(run)
             pace.restart()

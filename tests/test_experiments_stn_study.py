@@ -10,8 +10,8 @@ import fclip.training
 from eval.compare import answers_of
 from eval.metrics.uncertainty import paired_interval
 from experiments import stn_study
-from experiments.stn_study import fix_costs, main, pose_catalogue, read_presets
-from experiments.stn_study_report import difference, look
+from experiments.stn_study import adapting, fix_costs, main, pose_catalogue, read_presets, variants_of, with_options
+from experiments.stn_study_report import difference, draw_scores, look
 from fclip.config import DataConfig, StnConfig
 from fclip.errors import UserError
 from fclip.files import read_json, write_json
@@ -43,16 +43,13 @@ def finished(tmp_path_factory):
 def test_it_leaves_tables_pictures_and_results(finished):
     out, _ = finished
     table = (out / "table.md").read_text()
-    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")] == [
-        "Variant",
-        "plain",
-        "stn",
-    ] * 3
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
+    assert rows == ["Variant", "plain", "stn"] * 5
     assert "(a) trained and tested as they are" in table
     assert "scale=[0.35,1.0] data.shift=1.0 data.turn_deg=30.0" in table
     for picture in ("scores.png", "looks.png"):
         assert np.asarray(Image.open(out / picture).convert("L")).std() > 5
-    assert len(list((out / "results").glob("*.json"))) == 6
+    assert len(list((out / "results").glob("*.json"))) == 10
 
 
 def test_a_second_call_measures_nothing_again(finished, monkeypatch):
@@ -84,7 +81,7 @@ def test_slower_variants_get_fewer_epochs(tmp_path):
     write_json(
         tmp_path / "speeds.json", {k: {"images_per_second": 1, "seconds_per_epoch": s} for k, s in seconds.items()}
     )
-    assert {name: p.epochs for name, p in fix_costs(presets, 2, tmp_path).items()} == {"plain": 12, "stn": 5}
+    assert {name: p.epochs for name, p in fix_costs(presets, 2, tmp_path).items()} == {"plain": 12, "stn": 4.8}
 
 
 def test_an_unknown_variant_names_the_known_ones(tmp_path):
@@ -129,3 +126,21 @@ def test_every_study_preset_says_what_it_studies():
     assert {f.stem for f in stn_study.HERE.glob("*.yaml")} == {
         f"{data}_{variant}" for data in ("drawn", "catalogue") for variant in stn_study.VARIANTS
     }
+
+
+def test_what_is_adapted_goes_on_from_the_first_variant_and_gives_a_transformer_half_of_the_time(tmp_path):
+    presets = read_presets("catalogue", ["plain", "swin", "stn"], tmp_path, ["epochs=5"])
+    assert variants_of(presets, "posed") == ["plain", "swin", "stn"]
+    assert variants_of(presets, "adapted") == ["plain", "stn"]
+    plain, stn = (with_options(presets[name], adapting(presets[name], tmp_path / "last")) for name in ("plain", "stn"))
+    assert plain.model.name == stn.model.name == str(tmp_path / "last")
+    assert (plain.optim.head_epochs, stn.optim.head_epochs) == (0, 2.5)
+    assert plain.model.image_weights is None
+
+
+def test_a_condition_without_all_variants_is_drawn(finished, tmp_path):
+    result = read_json(finished[0] / "results" / "a-stn.json", "a result")
+    draw_scores(tmp_path / "all.png", {"a": {"plain": result, "stn": result}, "d": {"plain": result, "stn": result}})
+    draw_scores(tmp_path / "it.png", {"a": {"plain": result, "stn": result}, "d": {"stn": result}})
+    whole, missing = (np.asarray(Image.open(tmp_path / name)) for name in ("all.png", "it.png"))
+    assert 0 < (whole != missing).any(-1).sum() < whole[..., 0].size / 2  # a bar of each panel

@@ -110,6 +110,11 @@ def test_every_epoch_is_a_permutation_with_the_odd_rows_dropped(rows, batch, epo
         assert all(index // rows == epoch for index in seen)
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(0.01, 1), (0.4, 2), (1.4, 7), (2, 10)])
+def test_a_part_of_an_epoch_is_its_first_batches(epochs, steps):
+    assert list(BatchOrder(10, 2, epochs, seed=0)) == list(BatchOrder(10, 2, 2, seed=0))[:steps]
+
+
 def test_epochs_and_seeds_differ():
     first, second = (step for step in BatchOrder(30, 30, 2, seed=0))
     (other,) = BatchOrder(30, 30, 1, seed=1)

@@ -240,7 +240,7 @@ def test_another_preset_cannot_be_resumed_and_the_key_is_named(fit, preset):
     run = fit(preset(epochs=1))
     with pytest.raises(UserError, match=r"had another preset: lr: 0\.5 \(was lr: 0\.001\); resume it unchanged"):
         fit(preset(epochs=1, optim={"lr": 0.5}), resume=run.out / "last")
-    with pytest.raises(UserError, match=r"epochs: 2 \(was epochs: 1\)"):
+    with pytest.raises(UserError, match=r"epochs: 2.0 \(was epochs: 1.0\)"):
         fit(preset(epochs=2), resume=run.out / "last")
 
 
@@ -351,6 +351,13 @@ def test_the_history_holds_losses_and_scores(fit, preset):
     history = read_history(run.out)
     assert [entry["step"] for entry in history if "loss" in entry] == [3, 6, 9, 10, 12]
     assert [(e["epoch"], e["score"]) for e in history if "score" in e] == [(2, 0.5), (4, 0.5)]
+
+
+def test_a_part_of_an_epoch_is_trained_measured_and_kept(fit, preset):
+    run = fit(preset(epochs=1.5), constant)  # three steps an epoch
+    assert run.step == 4
+    assert [(e["step"], e["epoch"]) for e in run.history if "score" in e] == [(3, 1), (4, 4 / 3)]
+    assert read_json(run.out / "last" / "metrics.json", "")["step"] == 4
 
 
 def test_the_history_holds_the_pace_without_measuring_and_saving(fit, preset, monkeypatch):
