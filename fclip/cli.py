@@ -204,7 +204,10 @@ def search(
 
 @app.command("interpolate")
 def interpolate_command(
-    start: Annotated[Path, typer.Argument(metavar="START", help="The checkpoint that training began with.")],
+    start: Annotated[
+        Path,
+        typer.Argument(metavar="START", help="What training began with: a checkpoint, or a model by name or folder."),
+    ],
     trained: Annotated[Path, typer.Argument(metavar="TRAINED", help="The checkpoint that it made of it.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The checkpoint to write.")],
     alpha: Annotated[float, typer.Option(help="Share of the trained weights, 0 to 1.")] = 0.5,
@@ -213,7 +216,7 @@ def interpolate_command(
     """Mix the weights of a model and of its fine-tuned self (WiSE-FT).
 
     \b
-    fclip interpolate runs/published runs/mine/best --alpha 0.5 --out runs/between
+    fclip interpolate fashionclip runs/mine/best --alpha 0.5 --out runs/between
 
     A mixture often knows more of other pictures than the fine-tuned model does, and no less of its own. Both must have
     the same architecture, preprocessing and tokenizer.
@@ -230,12 +233,12 @@ def interpolate_command(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Its folder, e.g. runs/demo/best.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a model by name or folder.")],
     to: Annotated[str, typer.Option(metavar="FORM", help="transformers, open_clip or onnx.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where it goes.")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a checkpoint as another library loads it, with tokenizer and preprocessing.
+    """Write a model as another library loads it, with tokenizer and preprocessing.
 
     \b
     fclip export runs/demo/best --to transformers --out garments-for-transformers

@@ -1,4 +1,4 @@
-"""Weights out without loss: a checkpoint as `transformers`, open_clip and ONNX Runtime load it.
+"""Weights out without loss: a model as `transformers`, open_clip and ONNX Runtime load it.
 
     fclip export runs/mine/best --to transformers --out mine-for-transformers
 
@@ -28,13 +28,13 @@ import torch
 import torch.nn.functional as F
 
 import fclip
-from fclip.checkpoint import load_checkpoint
 from fclip.errors import UserError, nearest
 from fclip.export_folders import Towers, to_open_clip, to_transformers
 from fclip.export_onnx import describe_graphs, load_graphs, require_onnx, write_graphs
 from fclip.export_tokenizer import cleaning, write_tokenizer
 from fclip.files import new_folder, write_json
 from fclip.model import Model
+from fclip.pretrained import open_model
 
 ABOUT_FILE = "fclip.json"
 TOLERANCE = 1e-4
@@ -43,10 +43,10 @@ TEXTS = ("A red dress", "women's v-shaped neckline, (long) SLEEVE & more!", "gar
 
 
 def export(checkpoint: str | Path, to: str, out: str | Path, overwrite: bool = False) -> dict[str, float]:
-    """Writes a checkpoint in the form of another library.
+    """Writes a model in the form of another library.
 
     Args:
-        checkpoint: the folder of an fclip checkpoint.
+        checkpoint: the folder of an fclip checkpoint, or anything else that `open_model` knows.
         to: transformers, open_clip or onnx.
         out: the folder to write, whole or not at all.
         overwrite: replace an earlier export.
@@ -62,7 +62,7 @@ def export(checkpoint: str | Path, to: str, out: str | Path, overwrite: bool = F
         raise UserError(f"{out} is no export of fclip, so it is not overwritten; choose another name")
     if to == "onnx":
         require_onnx()
-    model = load_checkpoint(checkpoint)
+    model = open_model(checkpoint, [])
     with new_folder(out, overwrite) as folder:
         with _quiet():
             differences = _differences(model, FORMS[to](model, folder))

@@ -1,6 +1,6 @@
 """Interpolating weights: WiSE-FT (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", section 3).
 
-    fclip interpolate runs/published runs/mine/best --alpha 0.5 --out runs/between
+    fclip interpolate fashionclip runs/mine/best --alpha 0.5 --out runs/between
 
 Between a model and its fine-tuned self lie models that keep more of what the first knew of other pictures than the
 second does, often at no cost on the second's own.
@@ -38,16 +38,16 @@ def interpolate(start: Mapping[str, Tensor], trained: Mapping[str, Tensor], alph
 
 
 def interpolate_checkpoints(start: str | Path, trained: str | Path, alpha: float) -> Model:
-    """The model between two checkpoint folders; card and tokenizer are the second's.
+    """The model between two that `open_model` knows; card and tokenizer are the second's.
 
     Raises:
         UserError: an alpha out of range, or models whose weights do not mean the same.
     """
-    from fclip.checkpoint import load_checkpoint
+    from fclip.pretrained import open_model
 
     if not 0 <= alpha <= 1:
         raise UserError(f"expected an alpha between 0 ({start}) and 1 ({trained}), got {alpha}")
-    first, second = load_checkpoint(start), load_checkpoint(trained)
+    first, second = open_model(start, []), open_model(trained, [])
     _check_alike(first, second, f"{start} and {trained}")
     second.clip.load_state_dict(interpolate(first.clip.state_dict(), second.clip.state_dict(), alpha))
     second.fingerprint = "unsaved"

@@ -163,6 +163,14 @@ def test_a_transformers_folder_comes_back_bit_by_bit(made, exported, captions, k
     assert_same(ours(model, noise(model)), *ours(again.eval(), noise(model)))
 
 
+def test_a_folder_of_another_library_is_exported_as_a_checkpoint_is(made, exported, tmp_path):
+    model = made(kind="clip")
+    differences = export(exported(model, "transformers"), "open_clip", tmp_path / "other")
+    assert max(differences.values()) < 1e-5
+    again = build_model(ModelConfig(name=str(tmp_path / "other")), model.captions)
+    assert_same(ours(model, noise(model)), *ours(again.eval(), noise(model)))
+
+
 @given(
     heads=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     layers=st.tuples(st.integers(1, 3), st.integers(1, 3)),

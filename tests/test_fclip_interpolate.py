@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from fclip.checkpoint import load_checkpoint, save_checkpoint
+from fclip.config import ModelConfig
 from fclip.errors import UserError
+from fclip.export import export
 from fclip.interpolate import interpolate, interpolate_checkpoints
+from fclip.pretrained import build_model
 from fclip.tokenizer import TrainedTokenizer
 
 
@@ -81,6 +84,17 @@ def test_another_preprocessing_is_refused(two, tmp_path):
     (other / "model.json").write_text(json.dumps(card))
     with pytest.raises(UserError, match=r"differ in preprocessing \(resize_mode\)"):
         interpolate_checkpoints(two[0], other, 0.5)
+
+
+def test_the_start_may_be_a_model_as_it_was_published(vit, tmp_path):
+    save_checkpoint(vit, tmp_path / "ours")
+    export(tmp_path / "ours", "open_clip", tmp_path / "published")
+    trained = build_model(ModelConfig(name=str(tmp_path / "published")), vit.captions)
+    with torch.no_grad():
+        trained.clip.visual.proj += 1
+    save_checkpoint(trained, tmp_path / "trained")
+    mixed = interpolate_checkpoints(tmp_path / "published", tmp_path / "trained", 0.25)
+    torch.testing.assert_close(mixed.clip.visual.proj, vit.clip.visual.proj + 0.25)
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
