@@ -67,6 +67,7 @@ def _dies(run):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # dynamo looks at what comes in
 def test_published_towers_compile_too(vit, calls):
     """open_clip's CLIP has no module for its text tower."""
