@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 MAX_UNREADABLE_IN_A_ROW = 1000
+LUMA = (0.2989, 0.587, 0.114)  # weights of red, green and blue in grey (ITU-R BT.601)
 
 
 def attribute_codes(rows: Sequence[dict[str, Any]], groups: Sequence[str]) -> np.ndarray:
@@ -151,13 +152,24 @@ def augment(pixels: Tensor, preprocess: Preprocess, data: DataConfig, rng: np.ra
     pixels = T.resized_crop(pixels, top, left, h, w, list(preprocess.size), antialias=True)
     if rng.random() < data.flip:
         pixels = T.horizontal_flip(pixels)
-    if data.brightness:
-        pixels = T.adjust_brightness(pixels, 1 + rng.uniform(-data.brightness, data.brightness))
-    if data.contrast:
-        pixels = T.adjust_contrast(pixels, 1 + rng.uniform(-data.contrast, data.contrast))
+    if data.brightness or data.contrast:
+        brightness, contrast = (
+            1 + rng.uniform(-most, most) if most else 1 for most in (data.brightness, data.contrast)
+        )
+        pixels = relight(pixels, brightness, contrast)
     if data.erase and rng.random() < data.erase:
         pixels = _erase(pixels, rng)
     return pixels
+
+
+def relight(pixels: Tensor, brightness: float, contrast: float) -> Tensor:
+    """Torchvision's `adjust_brightness`, then `adjust_contrast`, in one pass: uint8 (3, H, W) → uint8 (3, H, W).
+
+    In place on floats, rounded once: several times as fast, and not darker by the two roundings down.
+    """
+    light = pixels.float().mul_(brightness).clamp_(0, 255)
+    grey = (light.mean(dim=(1, 2)) * torch.tensor(LUMA)).sum()
+    return light.mul_(contrast).add_((1 - contrast) * grey).clamp_(0, 255).round_().to(torch.uint8)
 
 
 def is_posed(data: DataConfig) -> bool:

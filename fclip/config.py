@@ -185,6 +185,9 @@ class Preset:
     freeze_batch_norm: bool = False  # keep the statistics that the image tower's weights came with
     channels_last: bool = False  # memory layout; faster for convolutional towers
     bf16_on_cpu: bool = False  # autocast to bfloat16 when the run is on a processor that multiplies in it
+    # The same on a GPU that has it, where `accelerate launch --mixed_precision` says nothing or "no".
+    bf16_on_gpu: bool = True
+    compile: bool = False  # the towers by torch.compile: a minute or more at the start; for runs of an hour and more
     track: str = "tensorboard"  # "none", or any tracker that accelerate knows
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)

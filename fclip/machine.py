@@ -1,10 +1,14 @@
-"""Settings of the processor that cost nothing and matter: threads, and keeping freed memory."""
+"""Settings of the processor that cost nothing and matter: threads, keeping freed memory, and the precision it has."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fclip.config import Preset
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # <malloc.h>
 
@@ -25,3 +29,13 @@ def tune_cpu() -> None:
         if hasattr(libc, "mallopt"):
             libc.mallopt(M_MMAP_MAX, 0)
             libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def uses_bf16(preset: Preset) -> bool:
+    """Whether a run asks for autocast to bfloat16: where the device multiplies in it, and the launch chose no other."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return preset.bf16_on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    return preset.bf16_on_gpu and launched == "no" and torch.cuda.is_bf16_supported()

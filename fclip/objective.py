@@ -98,8 +98,10 @@ class Contrastive(nn.Module):
         """The whole bank, or a sample that holds the batch's own captions; where those are; the chance of each."""
         size, wanted = len(self.bank), self.config.negatives
         if size <= wanted:
-            return self.bank, own, None
-        others = torch.randperm(size, device="cpu")[:wanted].to(own.device)
-        rows = torch.unique(torch.cat([own, others]))
+            return self.bank, own.to(self.bank.device, non_blocking=True), None
+        device, own = self.bank.device, own.cpu()  # where it is already: a GPU would be asked how many there are
+        rows = torch.unique(torch.cat([own, torch.randperm(size)[:wanted]]))
+        target = torch.searchsorted(rows, own).to(device, non_blocking=True)
+        rows = rows.to(device, non_blocking=True)
         missed = (1 - self.frequency[rows]) ** len(own) * (1 - wanted / size)
-        return self.bank[rows], torch.searchsorted(rows, own), 1 - missed
+        return self.bank[rows], target, 1 - missed

@@ -28,12 +28,14 @@ from tqdm.auto import tqdm
 from fclip.batches import BatchOrder, TrainingPictures, training_batches
 from fclip.caching import backward
 from fclip.checkpoint import write_model
+from fclip.compiling import compile_towers
 from fclip.config import Preset, dump_preset
 from fclip.distributed import settle_launch
 from fclip.errors import UserError
 from fclip.files import new_folder, read_json, write_json
 from fclip.interpolate import flat, interpolate
 from fclip.lora import add_adapters, check_gradients, merged
+from fclip.machine import uses_bf16
 from fclip.model import Model
 from fclip.objective import Contrastive
 from fclip.optimisation import (
@@ -51,6 +53,7 @@ from fclip.resuming import continue_from, save_last
 
 Evaluate = Callable[[Model], dict[str, float]]
 REPORT_EVERY = 10  # steps between looks at the loss: each look makes a GPU wait
+ON_HOST = ("bank_index",)  # of a batch: what is drawn from it has a size that a GPU would have to be asked for
 COLLAPSED = 0.99  # mean cosine between the pictures of a batch
 
 
@@ -60,11 +63,12 @@ class Run:
     def __init__(self, preset: Preset, model: Model, pictures: TrainingPictures, evaluate: Evaluate | None) -> None:
         self.preset, self.evaluate, self.pictures = preset, evaluate, pictures
         self.out = Path(preset.out)
-        bf16 = preset.bf16_on_cpu and not torch.cuda.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         trackers = None if preset.track == "none" else preset.track
         settle_launch()
         self.accelerator = Accelerator(
-            mixed_precision="bf16" if bf16 else None, log_with=trackers, project_dir=str(self.out / "logs")
+            mixed_precision="bf16" if uses_bf16(preset) else None,
+            log_with=trackers,
+            project_dir=str(self.out / "logs"),
         )
         set_seed(preset.seed, device_specific=True)
         if preset.channels_last:
@@ -73,7 +77,9 @@ class Run:
         self.start = copy.deepcopy(model.clip.state_dict()) if optim.wise_ft < 1 else None
         self._choose_what_learns(model)
         bank = model.tokenizer(pictures.bank) if preset.loss.surfacing else None
-        optimizer = torch.optim.AdamW(parameter_groups(model, preset), betas=(optim.beta1, optim.beta2))
+        optimizer = torch.optim.AdamW(parameter_groups(model, preset), betas=(optim.beta1, optim.beta2), fused=True)
+        if preset.compile:
+            compile_towers(model.clip)
         wrapped = Contrastive(model, preset.loss, bank, pictures.frequency)
         self.step_module, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
         self.model: Model = self.accelerator.unwrap_model(self.step_module).model
@@ -219,7 +225,7 @@ def on_device(run: Run, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str,
     """Batches where the model is; the unreadable pictures that they name are noted."""
     for batch in batches:
         run.skipped |= dict.fromkeys(batch.pop("skipped"))
-        yield {k: v.to(run.accelerator.device, non_blocking=True) for k, v in batch.items()}
+        yield {k: v if k in ON_HOST else v.to(run.accelerator.device, non_blocking=True) for k, v in batch.items()}
 
 
 def _loop(run: Run, loader: Any, order: BatchOrder) -> None:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms.v2 import functional as T
 
 from fclip.batches import (
     BatchOrder,
@@ -22,6 +23,7 @@ from fclip.batches import (
     caption_id,
     is_posed,
     pose,
+    relight,
     training_batches,
     training_sizes,
 )
@@ -366,3 +368,10 @@ def test_training_pictures_are_posed_first_and_at_their_own_resolution(photo):
     rng = np.random.default_rng(0)
     assert torch.equal(posed, augment(pose(tensor(photo), data, rng, fill=7), preprocess, PLAIN, rng))
     assert (posed == 7).all(0).any()
+
+
+@pytest.mark.parametrize(("brightness", "contrast"), [(1.3, 1), (0.7, 1), (1, 1.4), (1, 0.6), (1.2, 0.8), (1, 1)])
+def test_relighting_is_torchvisions_but_for_rounding(brightness, contrast):
+    pixels = torch.randint(256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    theirs = T.adjust_contrast(T.adjust_brightness(pixels / 255, brightness), contrast) * 255
+    assert (relight(pixels, brightness, contrast) - theirs).abs().max() <= 0.51
