@@ -2,7 +2,8 @@
 
 import pytest
 
-from fclip.catalogue.deepfashion import FINE, FULL, LANDMARKS, landmarks, open_coarse, open_fine
+from fclip.catalogue.deepfashion import FINE, open_coarse, open_fine
+from fclip.catalogue.deepfashion_files import FULL, LANDMARKS, landmarks
 from fclip.catalogue.readers import open_catalogue
 from fclip.errors import UserError
 
@@ -115,7 +116,7 @@ def test_coarse(coarse):
 def test_a_file_that_was_cut_off_is_noticed(coarse):
     path = coarse / "Eval" / "list_eval_partition.txt"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(UserError, match="should have 2 rows, got 1"):
+    with pytest.raises(UserError, match="line 1: says 2, but 1 rows follow"):
         open_coarse(coarse)
 
 
@@ -139,5 +140,5 @@ def test_upper_body_hems_are_the_full_bodys_last_two():
 
 
 def test_a_row_of_another_length_is_refused():
-    with pytest.raises(UserError, match="has 5 numbers"):
+    with pytest.raises(UserError, match="got 5 numbers"):
         landmarks(["1", "0", "1", "2", "3"])
