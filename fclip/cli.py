@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fclip.catalogue.readers import FORMATS
 from fclip.errors import UserError, nearest, run_program
 from fclip.files import writable, write_json
 
@@ -24,7 +25,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 SOURCE = "A table, folder, shards, hub name or drawn:ITEMS; several are joined."
 Format = Annotated[
-    str | None, typer.Option("--format", metavar="NAME", help="Of the catalogue; recognised when not given.")
+    str | None,
+    typer.Option("--format", metavar="NAME", help=f"Recognised when not given; one of: {', '.join(FORMATS)}."),
 ]
 Columns = Annotated[
     list[str] | None,

@@ -2,7 +2,8 @@
 
 import pytest
 
-from fclip.catalogue.deepfashion import FINE, FULL, LANDMARKS, landmarks, open_coarse, open_fine
+from fclip.catalogue.deepfashion import FINE, open_coarse, open_fine
+from fclip.catalogue.deepfashion_files import FULL, LANDMARKS, landmarks
 from fclip.catalogue.readers import open_catalogue
 from fclip.errors import UserError
 
@@ -115,7 +116,7 @@ def test_coarse(coarse):
 def test_a_file_that_was_cut_off_is_noticed(coarse):
     path = coarse / "Eval" / "list_eval_partition.txt"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(UserError, match="should have 2 rows, got 1"):
+    with pytest.raises(UserError, match="line 1: says 2, but 1 rows follow"):
         open_coarse(coarse)
 
 
@@ -139,5 +140,36 @@ def test_upper_body_hems_are_the_full_bodys_last_two():
 
 
 def test_a_row_of_another_length_is_refused():
-    with pytest.raises(UserError, match="has 5 numbers"):
+    with pytest.raises(UserError, match="got 5 numbers"):
         landmarks(["1", "0", "1", "2", "3"])
+
+
+def test_either_annotation_is_opened_by_the_benchmarks_name(fine, coarse):  # in one folder: fine is preferred
+    assert "pattern" in open_catalogue(fine, format="deepfashion-attributes").features["attributes"]
+    for path in (fine / "Anno_fine").iterdir():
+        path.unlink()
+    (fine / "Anno_fine").rmdir()
+    assert "texture" in open_catalogue(coarse, format="deepfashion-attributes").features["attributes"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("train_attr.txt", "0 1 \n", "train_attr.txt, line 1: expected 26 fields, got 2"),
+        ("train_attr.txt", "2 " * 26, "train_attr.txt, line 1: expected one of 0, 1, got '2'"),
+        ("train_cate.txt", "4\n", "train_cate.txt, line 1: expected a category of 1..3"),
+        ("train_bbox.txt", "072 079 232\n", "train_bbox.txt, line 1: expected 4 fields, got 3"),
+        ("train_landmarks.txt", "1 2 3\n", "train_landmarks.txt, line 1: expected 16 fields, got 3"),
+    ],
+)
+def test_a_bad_fine_row_is_named(fine, file, text, message):
+    (fine / "Anno_fine" / file).write_text(text)
+    with pytest.raises(UserError, match=message):
+        open_fine(fine)
+
+
+def test_a_coarse_row_that_lost_a_label_is_named(coarse):
+    path = next(coarse.glob("Anno*/list_attr_img.txt"))
+    path.write_text(path.read_text().replace(" 1  0", " 1"))
+    with pytest.raises(UserError, match=r"list_attr_img.txt, line 3: expected 6 fields, got 5"):
+        open_coarse(coarse)

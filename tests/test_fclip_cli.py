@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fclip.catalogue import open_catalogue, save_catalogue
+from fclip.catalogue.readers import FORMATS
 from fclip.checkpoint import load_checkpoint, save_checkpoint
 from fclip.cli import main, parse_where
 from fclip.errors import UserError
@@ -288,3 +289,9 @@ def test_where() -> None:
 def test_where_of_another_form_is_refused(conditions) -> None:
     with pytest.raises(UserError, match="--where"):
         parse_where(conditions)
+
+
+def test_the_catalogues_help_names_every_format(capsys) -> None:
+    assert run("catalogue", "--help") == 0
+    text = "".join(capsys.readouterr().out.split())  # wrapped at spaces and hyphens
+    assert not [name for name in FORMATS if name not in text]

@@ -42,7 +42,7 @@ def open_fashion_products(source: str | Path, columns: Columns | None = None) ->
     """
     styles = Path(source) / "styles.csv"
     files = [styles] if styles.is_file() else table_files(source)
-    table = read_parquet(files) if files[0].suffix.lower() == ".parquet" else read_styles(files[0])
+    table = read_parquet(files) if files[0].suffix.lower() == ".parquet" else read_rows(files[0], NAME)
     missing = [name for name in ("id", *ATTRIBUTES, NAME) if name not in table.column_names]
     if missing:
         raise UserError(
@@ -63,29 +63,33 @@ def is_fashion_products(names: list[str]) -> bool:
     return {"articleType", "masterCategory", NAME} <= set(names)
 
 
-def read_styles(path: Path) -> pa.Table:
-    """Reads styles.csv as text, with every row.
+def read_rows(path: Path, spilling: str | None = None) -> pa.Table:
+    """Reads a published table as text, with every row.
+
+    Args:
+        path: comma-separated, with a header.
+        spilling: the column whose texts may hold commas without quotes, which are put together again.
 
     Raises:
-        UserError: the file is empty or cut off, or a row has too few fields.
+        UserError: the file is missing, empty or cut off, or a row has another number of fields.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             header = next(reader, [])
-            rows = [_joined(row, header, f"{path}, line {reader.line_num}") for row in reader if row]
+            rows = [_joined(row, header, spilling, f"{path}, line {reader.line_num}") for row in reader if row]
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}; expected UTF-8 text with a header") from None
     values = zip(*rows, strict=True) if rows else [()] * len(header)
     return pa.table({name: pa.array(column, pa.string()) for name, column in zip(header, values, strict=True)})
 
 
-def _joined(row: list[str], header: list[str], where: str) -> list[str]:
-    """The row with the product name's spilled parts in one field again."""
+def _joined(row: list[str], header: list[str], spilling: str | None, where: str) -> list[str]:
+    """The row with the spilled parts in one field again."""
     spilled = len(row) - len(header)
-    if spilled < 0 or (spilled and NAME not in header):
+    if spilled < 0 or (spilled and spilling not in header):
         raise UserError(f"{where}: expected {len(header)} fields, got {len(row)}; mend or remove the line")
-    start = header.index(NAME) if spilled else 0
+    start = header.index(spilling) if spilled and spilling else 0
     return [*row[:start], ",".join(row[start : start + spilled + 1]), *row[start + spilled + 1 :]]
 
 

@@ -3,7 +3,7 @@
     id          string   one per picture, unique
     item        string   the product: the unit of splitting; several pictures (views) may share one
     image       {bytes, path}, not decoded: `fclip.images.decode` does it, so that one bad file is no one's problem
-    split       train, val or test
+    split       train, val or test; query and gallery in a retrieval benchmark that has them in place of test
     attributes  struct: group → value, or → list of values; None where unknown
     category, title, bbox, landmarks, view   where the source knows them
 
@@ -21,7 +21,7 @@ from fclip.errors import UserError, nearest
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test", "query", "gallery")
 REQUIRED = ("id", "item", "image", "split", "attributes")
 Value = str | list[str] | None
 
