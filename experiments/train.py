@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -207,13 +207,16 @@ def _captions(preset: Preset, groups: Sequence[str]) -> Any:
     return captions_for(groups, config.style, **options)
 
 
-def _texts_for_tokenizer(captions: Any, training: Dataset) -> list[str]:
+def _texts_for_tokenizer(captions: Any, training: Dataset) -> Iterator[str]:
     """Canonical and sampled captions of the training split: all the words that a trained tokenizer must know."""
     import numpy as np
 
+    from fclip.batches import distinct_attributes
+
+    kind, kinds = distinct_attributes(training)  # a generator: only a tokenizer that is trained asks
     rng = np.random.default_rng(0)
-    attributes = training["attributes"][:]
-    return [captions.render(a) for a in attributes] + [captions.sample(a, rng)[0] for a in attributes]
+    yield from (captions.render(kinds[k]) for k in kind)
+    yield from (captions.sample(kinds[k], rng)[0] for k in kind)
 
 
 def _pictures(preset: Preset, model: Model, training: Dataset) -> Any:

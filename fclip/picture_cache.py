@@ -93,7 +93,7 @@ class PictureCache:
 
     def put(self, row: int, picture: Image) -> Tensor:
         """Keeps a picture; returns it as `get` will."""
-        values = np.ascontiguousarray(np.asarray(self._fitted(picture)).transpose(2, 0, 1))  # (3, H, W)
+        values = np.array(np.asarray(self._fitted(picture)).transpose(2, 0, 1), order="C")  # (3, H, W)
         pixels, marks = self._maps()
         pixels[row, : values.size] = values.reshape(-1)
         marks[row] = (values.shape[1], values.shape[2], zlib.crc32(values))
