@@ -79,8 +79,8 @@ class DataConfig:
     # Streamed pictures are shuffled in windows of so many, made of sixteen runs of neighbours from all over the shards:
     # larger mixes better, smaller reads more in one place. A training split that fits in one is shuffled as ever.
     shuffle_window: PositiveInt = 10_000
-    # Folder on a fast local disk that keeps decoded, resized pictures (8 bits a channel; about 1.9 times the area of the
-    # tower's input each). None: none.
+    # Folder on a fast local disk that keeps decoded, resized pictures (8 bits a channel, about 1.9 times the area of
+    # the tower's input). None: none.
     cache: str | None = None
     train_split: str = "train"  # what is learned from
     val_split: str = "val"  # what the best checkpoint is chosen on

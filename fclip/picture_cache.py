@@ -89,14 +89,14 @@ class PictureCache:
         if not 0 < size <= self._slot * 3:
             return None
         found = np.array(pixels[row, :size])
-        return torch.from_numpy(found).view(3, height, width) if zlib.crc32(found) == checksum else None
+        return torch.from_numpy(found).view(3, height, width) if zlib.crc32(found.data) == checksum else None
 
     def put(self, row: int, picture: Image) -> Tensor:
         """Keeps a picture; returns it as `get` will."""
         values = np.array(np.asarray(self._fitted(picture)).transpose(2, 0, 1), order="C")  # (3, H, W)
         pixels, marks = self._maps()
         pixels[row, : values.size] = values.reshape(-1)
-        marks[row] = (values.shape[1], values.shape[2], zlib.crc32(values))
+        marks[row] = (values.shape[1], values.shape[2], zlib.crc32(values.data))
         return torch.from_numpy(values)
 
     def _fitted(self, picture: Image) -> Image:
@@ -110,7 +110,7 @@ class PictureCache:
 
 
 def fingerprint(catalogue: Dataset) -> str:
-    """Sixteen hex digits that change when a row, a path or the length of a picture does; the files are not looked at."""
+    """Sixteen hex digits that change when a row, a path or a picture's length does; files are not looked at."""
     found, table = hashlib.sha256(f"{MADE_BY}".encode()), catalogue.select_columns(["id", "image"]).with_format("arrow")
     for start in range(0, len(catalogue), 1000):
         part = table[start : start + 1000]
