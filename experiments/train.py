@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -93,7 +94,8 @@ def prepare(preset: Preset) -> Prepared:
     settle_launch()
     tune_cpu()
     set_seed(preset.seed)
-    catalogue = open_catalogue(preset.data.catalogue, format=preset.data.format)
+    with _first_on_this_machine():  # indexes shards, which the others then find
+        catalogue = open_catalogue(preset.data.catalogue, format=preset.data.format, stream=preset.data.stream)
     captions = _captions(preset, groups_of(catalogue))
     if preset.captions.template is not None:  # a style may know more groups than the catalogue; a template is meant
         check_groups(catalogue, captions.groups)
@@ -205,19 +207,23 @@ def _captions(preset: Preset, groups: Sequence[str]) -> Any:
     return captions_for(groups, config.style, **options)
 
 
-def _texts_for_tokenizer(captions: Any, training: Dataset) -> list[str]:
+def _texts_for_tokenizer(captions: Any, training: Dataset) -> Iterator[str]:
     """Canonical and sampled captions of the training split: all the words that a trained tokenizer must know."""
     import numpy as np
 
+    from fclip.batches import distinct_attributes
+
+    kind, kinds = distinct_attributes(training)  # a generator: only a tokenizer that is trained asks
     rng = np.random.default_rng(0)
-    attributes = training["attributes"][:]
-    return [captions.render(a) for a in attributes] + [captions.sample(a, rng)[0] for a in attributes]
+    yield from (captions.render(kinds[k]) for k in kind)
+    yield from (captions.sample(kinds[k], rng)[0] for k in kind)
 
 
 def _pictures(preset: Preset, model: Model, training: Dataset) -> Any:
     from fclip.batches import TrainingPictures
 
-    pictures = TrainingPictures(training, model.captions, model.preprocess, preset.data, preset.seed, preset.epochs)
+    with _first_on_this_machine():  # makes the cache of pictures, which the others then find
+        pictures = TrainingPictures(training, model.captions, model.preprocess, preset.data, preset.seed, preset.epochs)
     if not len(pictures):
         raise UserError(f"no picture of split {preset.data.train_split!r} has an attribute of {model.captions.groups}")
     return pictures
@@ -279,6 +285,14 @@ def _say_skipped(run: Run) -> None:
 def _say(line: str) -> None:
     if _is_main_process():
         print(line, file=sys.stderr)
+
+
+def _first_on_this_machine() -> AbstractContextManager[None]:
+    """One process of a machine does it before the others."""
+    from accelerate.state import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).local_main_process_first()
 
 
 def _is_main_process() -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from fclip.config import DataConfig
 from fclip.errors import UserError
 from fclip.images import UnreadableImageError, decode
 from fclip.model import Preprocess, unique
+from fclip.picture_cache import PictureCache
 from fclip.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_UNREADABLE_IN_A_ROW = 1000
 LUMA = (0.2989, 0.587, 0.114)  # weights of red, green and blue in grey (ITU-R BT.601)
+RUNS = 16  # of neighbouring rows, that are shuffled together
 
 
 def attribute_codes(rows: Sequence[dict[str, Any]], groups: Sequence[str]) -> np.ndarray:
@@ -63,18 +64,20 @@ class TrainingPictures(torch.utils.data.Dataset):
         seed: int,
         epochs: float = 1,
     ) -> None:
-        attributes = catalogue["attributes"][:]
-        full = [captions.render(a) for a in attributes]
-        self.rows = [i for i, caption in enumerate(full) if caption]
-        self.without_caption = len(full) - len(self.rows)
-        self.texts = [full[i] for i in self.rows]
-        self.bank = unique(self.texts)
-        self._bank_index = {caption: i for i, caption in enumerate(self.bank)}
-        counts = Counter(self.texts)
-        self.frequency = torch.tensor([counts[caption] / len(self.texts) for caption in self.bank])
-        self._attributes = [attributes[i] for i in self.rows]
-        self._codes = attribute_codes(self._attributes, captions.groups)
+        kind, kinds = distinct_attributes(catalogue)
+        full = np.array([captions.render(a) for a in kinds], dtype=object)
+        has_caption = full.astype(bool)
+        self.rows = np.flatnonzero(has_caption[kind])
+        self.without_caption = len(kind) - len(self.rows)
+        self._kind, self._kinds = kind[self.rows], kinds  # equal attributes are held once, however many pictures
+        self.bank = unique([full[k] for k in unique(self._kind.tolist())])
+        position = {caption: i for i, caption in enumerate(self.bank)}
+        self._bank_index = np.array([position.get(caption, -1) for caption in full])
+        counts = np.bincount(self._bank_index[self._kind], minlength=len(self.bank))
+        self.frequency = torch.tensor([count / len(self.rows) for count in counts.tolist()])
+        self._codes = attribute_codes(kinds, captions.groups)
         self._images = catalogue.select_columns(["id", "image"])
+        self._cache = _cache(catalogue, preprocess, data)
         self._captions, self._data, self._seed = captions, data, seed
         self._sizes = [
             replace(preprocess, size=size) for size in training_sizes(preprocess.size, data.first_size, epochs)
@@ -83,32 +86,73 @@ class TrainingPictures(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def texts(self) -> list[str]:
+        """The whole caption of every picture."""
+        return [self.bank[i] for i in self._bank_index[self._kind]]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         epoch, row = divmod(index, len(self))
         skipped: list[str] = []
         for offset in range(min(len(self), MAX_UNREADABLE_IN_A_ROW)):
             chosen = (row + offset) % len(self)
-            cell = self._images[self.rows[chosen]]
             try:
-                picture = decode(cell["image"], None if is_posed(self._data) else min(self._sizes[-1].size))
+                pixels = self._pixels(int(self.rows[chosen]))
             except UnreadableImageError as error:
-                skipped.append(f"{cell['id']}: {error}")
+                skipped.append(str(error))
                 continue
-            return self._sample(picture, chosen, epoch) | {"skipped": skipped}
+            return self._sample(pixels, chosen, epoch) | {"skipped": skipped}
         raise UnreadableImageError(f"no readable picture among {len(skipped)} in a row; the first: {skipped[0]}")
 
-    def _sample(self, picture: Any, row: int, epoch: int) -> dict[str, Any]:
+    def _pixels(self, row: int) -> Tensor:
+        """The picture in a row of the catalogue, from the cache if it is there: uint8 (3, H, W)."""
+        if self._cache is not None and (kept := self._cache.get(row)) is not None:
+            return kept
+        cell = self._images[row]
+        try:
+            picture = decode(cell["image"], None if is_posed(self._data) else min(self._sizes[-1].size))
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"{cell['id']}: {error}") from None
+        return T.pil_to_tensor(picture) if self._cache is None else self._cache.put(row, picture)
+
+    def _sample(self, pixels: Tensor, row: int, epoch: int) -> dict[str, Any]:
         rng = np.random.default_rng([self._seed, epoch, row])
-        caption, stated = self._captions.sample(self._attributes[row], rng)
-        codes = self._codes[row]
+        kind = self._kind[row]
+        caption, stated = self._captions.sample(self._kinds[kind], rng)
+        codes = self._codes[kind]
         kept = np.array([g in stated for g in self._captions.groups])
         return {
-            "pixels": augment(T.pil_to_tensor(picture), self._sizes[epoch], self._data, rng),
+            "pixels": augment(pixels, self._sizes[epoch], self._data, rng),
             "caption": caption,
             "attributes": codes,
             "stated": np.where(kept, codes, -1),
-            "bank_index": self._bank_index[self.texts[row]],
+            "bank_index": int(self._bank_index[kind]),
         }
+
+
+def distinct_attributes(catalogue: Dataset, at_once: int = 10_000) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Which attributes each picture has (N,), and those that there are: few in memory, since garments repeat."""
+    known: dict[str, int] = {}
+    kinds: list[dict[str, Any]] = []
+    numbers = np.empty(len(catalogue), dtype=np.int32)
+    column = catalogue.select_columns(["attributes"])
+    for start in range(0, len(catalogue), at_once):
+        for row, attributes in enumerate(column[start : start + at_once]["attributes"], start):
+            number = known.setdefault(repr(attributes), len(kinds))
+            if number == len(kinds):
+                kinds.append(attributes)
+            numbers[row] = number
+    return numbers, kinds
+
+
+def _cache(catalogue: Dataset, preprocess: Preprocess, data: DataConfig) -> PictureCache | None:
+    """The cache of decoded pictures: so large that the smallest crop is not enlarged."""
+    if data.cache is None:
+        return None
+    if is_posed(data):
+        raise UserError("data.cache keeps pictures at training size, but poses (data.scale, data.turn_deg) need them "
+                        "at their own; leave one of them out")  # fmt: skip
+    return PictureCache(data.cache, catalogue, math.ceil(min(preprocess.size) / math.sqrt(data.crop)))
 
 
 def training_sizes(size: tuple[int, int], first: float, epochs: float, step_px: int = 8) -> list[tuple[int, int]]:
@@ -246,15 +290,24 @@ class BatchOrder:
         seed: of the order.
         rank, world: this process and their number.
         start: global steps already done, when resuming.
+        window: rows that are shuffled among each other (`shuffled`); 0: all.
     """
 
     def __init__(
-        self, rows: int, batch_size: int, epochs: float, seed: int, rank: int = 0, world: int = 1, start: int = 0
+        self,
+        rows: int,
+        batch_size: int,
+        epochs: float,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+        window: int = 0,
     ):
         self.steps_per_epoch = rows // (batch_size * world)
         self.steps = max(1, round(self.steps_per_epoch * epochs)) if self.steps_per_epoch else 0
         self._rows, self._batch, self._seed, self._rank, self._world = rows, batch_size, seed, rank, world
-        self._start = start
+        self._start, self._window = start, window
 
     def __len__(self) -> int:
         return self.steps - self._start
@@ -263,12 +316,29 @@ class BatchOrder:
         step = self._start
         while step < self.steps:
             epoch = step // self.steps_per_epoch
-            order = np.random.default_rng([self._seed, epoch]).permutation(self._rows)
+            order = shuffled(self._rows, np.random.default_rng([self._seed, epoch]), self._window)
             left = self.steps - epoch * self.steps_per_epoch
             for within in range(step % self.steps_per_epoch, min(self.steps_per_epoch, left)):
                 first = (within * self._world + self._rank) * self._batch
                 yield (order[first : first + self._batch] + epoch * self._rows).tolist()
                 step += 1
+
+
+def shuffled(rows: int, rng: np.random.Generator, window: int = 0) -> np.ndarray:
+    """Row numbers in a random order (rows,) that reads shards in long runs.
+
+    Runs of neighbouring rows are put in a random order, and each `RUNS` that follow one another are shuffled together.
+    With a window of 0, or of all rows, every order is as likely.
+    """
+    if not window or window >= rows:
+        return rng.permutation(rows)
+    run = max(1, window // RUNS)
+    starts = rng.permutation(np.arange(0, rows, run))
+    order = (starts[:, None] + np.arange(run)).reshape(-1)
+    order = order[order < rows]
+    for first in range(0, rows, run * RUNS):
+        rng.shuffle(order[first : first + run * RUNS])
+    return order
 
 
 def training_batches(

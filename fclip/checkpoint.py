@@ -9,7 +9,6 @@ preset.yaml         the resolved preset of the run (also in training checkpoints
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from safetensors.torch import save_file
 import fclip
 from fclip.captions import Captions
 from fclip.errors import UserError
-from fclip.files import expand, new_folder, read_json, write_json
+from fclip.files import expand, new_folder, read_json, sha256, write_json
 from fclip.model import Model, ModelCard, Preprocess, instantiate
 from fclip.pretrained import load_state, read_weights
 from fclip.tokenizer import load_tokenizer
@@ -93,13 +92,13 @@ def _model(card: dict, folder: Path) -> Model:
 
 def _fingerprint(file: Path) -> str:
     """Sixteen hex digits of the weights file's SHA-256."""
-    return _checksum(file)[:16]
+    return sha256(file)[:16]
 
 
 def write_checksums(folder: Path) -> None:
     """Writes files.json, name → SHA-256 of every file in a folder: the last thing that is written to it."""
     files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != CHECKSUMS)
-    write_json(folder / CHECKSUMS, {file.name: _checksum(file) for file in files})
+    write_json(folder / CHECKSUMS, {file.name: sha256(file) for file in files})
 
 
 def damaged_file(folder: Path) -> str | None:
@@ -109,11 +108,6 @@ def damaged_file(folder: Path) -> str | None:
     except (UserError, TypeError, ValueError):
         return CHECKSUMS
     for name, checksum in expected.items():
-        if not (folder / name).is_file() or _checksum(folder / name) != checksum:
+        if not (folder / name).is_file() or sha256(folder / name) != checksum:
             return name
     return None
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

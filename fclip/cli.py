@@ -64,23 +64,32 @@ def catalogue(
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as JSON.")] = None,
     check_images: Annotated[bool, typer.Option(help="Decode every picture to find unreadable ones.")] = True,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 when anything is wrong with it.")] = False,
+    to: Annotated[
+        str | None, typer.Option(metavar="FORM", help="Write it as shards too: webdataset or parquet.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the shards go.")] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Pictures in a shard.")] = 1000,
+    stream: Annotated[bool, typer.Option("--stream", help="Read shards where they are; nothing is copied.")] = False,
 ) -> None:
     """Print what is inside a catalogue, and what is wrong with it.
 
     \b
     fclip catalogue garments.csv --map id=sku --map image=file --save garments
+    fclip catalogue garments --to webdataset --out garments-shards
 
     Items, splits, attribute groups and values, missing values, unreadable pictures, duplicate ids, and products that
     are in two splits.
     """
     from fclip.catalogue import open_catalogue, save_catalogue
     from fclip.catalogue.report import describe, problems, render
+    from fclip.catalogue.writing import damaged_shards
 
     _check_free_for_catalogue(save, overwrite)
+    _check_shards(to, out, overwrite)
     if json is not None:
         writable(json)
     progress = _progress()
-    opened = open_catalogue(path, format=catalogue_format, columns=_columns(columns))
+    opened = open_catalogue(path, format=catalogue_format, columns=_columns(columns), stream=stream)
     report = describe(opened, check_images, progress)
     render(report)
     if json is not None:
@@ -88,8 +97,13 @@ def catalogue(
     if save is not None:
         save_catalogue(opened, save, overwrite=overwrite)
         print(f"saved {len(opened)} pictures to {save}", file=sys.stderr)
-    if strict and problems(report):
-        raise UserError(f"{' '.join(path)}: {'; '.join(problems(report))}")
+    if to is not None and out is not None:
+        _write_shards(opened, to, out, shard_size, overwrite)
+    damaged = [line for p in path for line in damaged_shards(p)] if check_images else []
+    for line in damaged:
+        print(line, file=sys.stderr)
+    if strict and (damaged or problems(report)):
+        raise UserError(f"{' '.join(path)}: {'; '.join([*damaged, *problems(report)])}")
 
 
 @app.command()
@@ -328,6 +342,27 @@ def _check_free_for_catalogue(folder: Path | None, overwrite: bool) -> None:
     _check_free(folder, overwrite)
     if folder is not None and folder.is_dir() and any(folder.iterdir()) and not is_saved(folder):
         raise UserError(f"{folder} is not a saved catalogue, so it is not overwritten; choose another name")
+
+
+def _check_shards(form: str | None, out: Path | None, overwrite: bool) -> None:
+    from fclip.catalogue.writing import WRITERS, check_replaceable
+
+    if (form is None) != (out is None):
+        raise UserError("expected --to FORM and --out FOLDER together, got one of them")
+    if form is not None and form not in WRITERS:
+        raise UserError(f"unknown form {form!r} of shards; {nearest(form, WRITERS)}")
+    _check_free(out, overwrite)
+    if out is not None:
+        check_replaceable(out)
+
+
+def _write_shards(opened: Any, form: str, out: Path, shard_size: int, overwrite: bool) -> None:
+    from fclip.catalogue.writing import write_shards
+
+    index = write_shards(opened, form, out, shard_size, overwrite)
+    skipped = index["skipped"]
+    more = f"; {len(skipped)} unreadable, listed in {out / 'index.json'}" if skipped else ""
+    print(f"{index['pictures']} pictures in {len(index['shards'])} shards in {out}{more}", file=sys.stderr)
 
 
 def _progress() -> bool:

@@ -84,6 +84,13 @@ class DataConfig:
 
     catalogue: tuple[str, ...] = ()  # paths, or "drawn:ITEMS:SEED"; several are joined
     format: str | None = None  # of the catalogue, when it cannot be told from the path
+    stream: bool = False  # leave the pictures of shards (WebDataset, Parquet) where they are, instead of copying them
+    # Streamed pictures are shuffled in windows of so many, made of sixteen runs of neighbours from all over the shards:
+    # larger mixes better, smaller reads more in one place. A training split that fits in one is shuffled as ever.
+    shuffle_window: PositiveInt = 10_000
+    # Folder on a fast local disk that keeps decoded, resized pictures (8 bits a channel, about 1.9 times the area of
+    # the tower's input). None: none.
+    cache: str | None = None
     train_split: str = "train"  # what is learned from
     val_split: str = "val"  # what the best checkpoint is chosen on
     crop: PositiveShare = 0.8  # smallest share of the picture's area that a training crop keeps; 1: no cropping

@@ -10,6 +10,7 @@ and not only in memory. A process that is killed leaves `.mine.new-PID` or `.min
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -203,3 +204,9 @@ def read_json(file: str | Path, what: str) -> Any:
         raise UserError(f"expected {what}, found no file {file}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"expected {what} in {file}, cannot read it: {error}") from None
+
+
+def sha256(file: Path) -> str:
+    """The checksum of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

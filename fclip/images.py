@@ -8,16 +8,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fclip.errors import UserError
+from fclip.references import read_reference
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Source = str | Path | Mapping[str, Any]
-"""A path, or a catalogue's cell {"bytes": …, "path": …}."""
+"""A path, or a catalogue's cell {"bytes": …, "path": …}, whose path may be a reference into a shard."""
 
 
 class UnreadableImageError(UserError):
     """A picture that is missing, truncated or of no known format."""
+
+
+def encoded(cell: Mapping[str, Any]) -> bytes:
+    """The bytes of a catalogue's cell, wherever they are.
+
+    Raises:
+        OSError: the file, or the shard that it is in, is missing or cut off.
+    """
+    data, path = cell["bytes"], cell["path"] or ""
+    if data is None:
+        data = read_reference(path)
+    return Path(path).read_bytes() if data is None else data
 
 
 def decode(source: Source, size_px: int | None = None) -> Image:
@@ -36,6 +49,7 @@ def decode(source: Source, size_px: int | None = None) -> Image:
     data = cell.get("bytes")
     name = cell.get("path") or "picture in the table"
     try:
+        data = read_reference(name) if data is None else data
         with Image.open(io.BytesIO(data) if data is not None else name) as file:
             if size_px is not None:
                 file.draft("RGB", (size_px, size_px))

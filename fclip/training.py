@@ -102,8 +102,9 @@ class Run:
     def order(self) -> BatchOrder:
         """The batches that are left."""
         a, p = self.accelerator, self.preset
+        window = p.data.shuffle_window if p.data.stream else 0
         return BatchOrder(
-            len(self.pictures), p.batch_size, p.epochs, p.seed, a.process_index, a.num_processes, self.step
+            len(self.pictures), p.batch_size, p.epochs, p.seed, a.process_index, a.num_processes, self.step, window
         )
 
     def take_step(self, batch: dict[str, Any], steps: int) -> dict[str, Tensor]:

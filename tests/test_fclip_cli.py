@@ -295,3 +295,16 @@ def test_the_catalogues_help_names_every_format(capsys) -> None:
     assert run("catalogue", "--help") == 0
     text = "".join(capsys.readouterr().out.split())  # wrapped at spaces and hyphens
     assert not [name for name in FORMATS if name not in text]
+
+
+def test_a_catalogue_is_written_as_shards_that_open_again(shop, tmp_path, capsys) -> None:
+    words = ["catalogue", shop / "garments", "--to", "webdataset", "--out", tmp_path / "shards", "--shard-size", 10]
+    assert run(*words) == 0
+    assert re.search(r"24 pictures in \d shards in .*shards\n", capsys.readouterr().err)
+    assert "exists already" in refused(capsys, *words)
+    assert run("catalogue", tmp_path / "shards", "--stream", "--strict") == 0
+    (next((tmp_path / "shards").glob("train-*"))).write_bytes(b"")
+    assert run("catalogue", tmp_path / "shards", "--stream", "--strict") == 2
+    assert "train-00000.tar is damaged: it is not what was written" in capsys.readouterr().err
+    assert "together" in refused(capsys, "catalogue", shop / "garments", "--to", "parquet")
+    assert "unknown form 'zip'" in refused(capsys, "catalogue", shop / "garments", "--to", "zip", "--out", "x")

@@ -64,6 +64,7 @@ def open_catalogue(
     *,
     format: str | None = None,  # noqa: A002
     columns: Columns | None = None,
+    stream: bool = False,
 ) -> Dataset:
     """Opens one source, or several as one catalogue.
 
@@ -73,6 +74,7 @@ def open_catalogue(
             has follows it into its split (query and gallery: into test).
         format: the format of every source; None: recognised for each.
         columns: which column is what, for tables, shards and hub data sets.
+        stream: leave the pictures of shards (WebDataset, Parquet) where they are, see `fclip.catalogue.streaming`.
 
     Raises:
         UserError: nothing there, an unknown format, or a source that cannot be read.
@@ -87,7 +89,7 @@ def open_catalogue(
         raise UserError(
             f"format {formats[0]} has columns of its own; leave the column mapping out, or use --format table"
         )
-    parts = [_open(s, f, columns) for s, f in zip(sources, formats, strict=True)]
+    parts = [_open(s, f, columns, stream) for s, f in zip(sources, formats, strict=True)]
     return parts[0] if len(parts) == 1 else concatenate(parts)
 
 
@@ -174,7 +176,7 @@ def _detect_table(source: str) -> str:
     return "fashion-products" if is_fashion_products(names) else "hm" if is_hm(names) else "table"
 
 
-def _open(source: str, name: str, columns: Columns | None) -> Dataset:
+def _open(source: str, name: str, columns: Columns | None, stream: bool) -> Dataset:
     """Opens one source with the reader of its format."""
     from fclip.catalogue import (
         deepfashion,
@@ -189,9 +191,12 @@ def _open(source: str, name: str, columns: Columns | None) -> Dataset:
         hub,
         shards,
         storage,
+        streaming,
         table,
     )
 
+    if stream:
+        return streaming.open_stream(source, name, columns)
     fixed: dict[str, Any] = {
         "drawn": _open_drawn,
         "saved": storage.load_catalogue,

@@ -12,12 +12,13 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from multiprocessing.pool import ThreadPool
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from fclip.catalogue.schema import SPLITS
 from fclip.errors import UserError
-from fclip.images import decode
+from fclip.images import decode, encoded
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -125,10 +126,11 @@ def check_pictures(catalogue: Dataset, progress: bool = True) -> dict[str, Any]:
 def _check(cell: Mapping[str, Any]) -> tuple[tuple[int, int], bytes] | str:
     """Size in pixels and hash of a picture, or why it cannot be read."""
     try:
-        data = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"] or "").read_bytes()
+        data = encoded(cell)
         return decode({**cell, "bytes": data}).size, hashlib.blake2b(data, digest_size=16).digest()
-    except OSError as error:
-        return f"cannot read {cell['path'] or 'a picture without path or bytes'}: {error.strerror}"
+    except (OSError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or error
+        return f"cannot read {cell['path'] or 'a picture without path or bytes'}: {reason}"
     except UserError as error:
         return str(error)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fclip.catalogue.schema import features
 from fclip.errors import UserError
 from fclip.files import new_folder
+from fclip.images import encoded
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -62,12 +63,11 @@ def _write(catalogue: Dataset, folder: Path, scratch: Path, embed_images: bool) 
 
 def _embedded(cell: dict[str, Any]) -> dict[str, Any]:
     """The cell with its bytes inside, and of its path only the name."""
-    data, path = cell["bytes"], cell["path"]
-    if data is None:
-        try:
-            data = Path(path or "").read_bytes()
-        except OSError:
-            data = b""
+    path = cell["path"]
+    try:
+        data = encoded(cell)
+    except (OSError, ValueError):  # ValueErrors are pyarrow's, of a damaged Parquet shard
+        data = b""
     return {"bytes": data, "path": os.path.basename(path) if path else None}
 
 

@@ -170,10 +170,9 @@ def from_table(table: pa.Table, columns: Columns, root: Path | None, name: str =
     image = pictures(table[chosen.image], image_root(table[chosen.image], root))
     path = pc.struct_field(image, "path")
     numbers = pa.array(range(table.num_rows)).cast(pa.string())
+    inside = path.null_count or pa.types.is_struct(table[chosen.image].type)
     found: dict[str, Column] = {"image": image}
-    found["id"] = as_text(
-        table[chosen.id] if chosen.id else numbers if path.null_count else as_text(table[chosen.image])
-    )
+    found["id"] = as_text(table[chosen.id] if chosen.id else numbers if inside else table[chosen.image])
     for field in ("item", "split", "title"):
         column = getattr(chosen, field)
         found |= {field: as_values(table[column])} if column else {}
@@ -181,6 +180,8 @@ def from_table(table: pa.Table, columns: Columns, root: Path | None, name: str =
     found |= {f: as_values(table[f]) for f in texts}
     if "bbox" in table.column_names and pa.types.is_list(table["bbox"].type):
         found["bbox"] = table["bbox"]
+    if "landmarks" in table.column_names and pa.types.is_list(table["landmarks"].type):
+        found["landmarks"] = table["landmarks"]
     return assemble(found, attribute_columns(table, chosen))
 
 
