@@ -6,6 +6,7 @@ batches are the same for any number of workers, and a resumed run continues with
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections import Counter
@@ -28,6 +29,8 @@ from fclip.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from fclip.features import Features
 
 MAX_UNREADABLE_IN_A_ROW = 1000
 
@@ -75,6 +78,7 @@ class TrainingPictures(torch.utils.data.Dataset):
         self._codes = attribute_codes(self._attributes, captions.groups)
         self._images = catalogue.select_columns(["id", "image"])
         self._captions, self._data, self._seed = captions, data, seed
+        self._features: Features | None = None
         self._sizes = [
             replace(preprocess, size=size) for size in training_sizes(preprocess.size, data.first_size, epochs)
         ]
@@ -82,27 +86,61 @@ class TrainingPictures(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def vary(self) -> bool:
+        """Whether a picture looks different from epoch to epoch."""
+        return is_augmented(self._data) or self._sizes[0] != self._sizes[-1]
+
+    def cell(self, row: int) -> dict[str, Any]:
+        """The catalogue's {"id", "image"} of a row."""
+        return self._images[self.rows[row]]
+
+    def with_features(self, features: Features) -> TrainingPictures:
+        """The same samples with "features" in place of "pixels": what a locked tower makes of every row."""
+        same = copy.copy(self)
+        same._features = features
+        return same
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         epoch, row = divmod(index, len(self))
         skipped: list[str] = []
         for offset in range(min(len(self), MAX_UNREADABLE_IN_A_ROW)):
             chosen = (row + offset) % len(self)
-            cell = self._images[self.rows[chosen]]
             try:
-                picture = decode(cell["image"], None if is_posed(self._data) else min(self._sizes[-1].size))
+                return self._sample(chosen, epoch) | {"skipped": skipped}
             except UnreadableImageError as error:
-                skipped.append(f"{cell['id']}: {error}")
-                continue
-            return self._sample(picture, chosen, epoch) | {"skipped": skipped}
+                skipped.append(str(error))
         raise UnreadableImageError(f"no readable picture among {len(skipped)} in a row; the first: {skipped[0]}")
 
-    def _sample(self, picture: Any, row: int, epoch: int) -> dict[str, Any]:
+    def _read(self, row: int) -> Any:
+        cell = self.cell(row)
+        try:
+            return decode(cell["image"], None if is_posed(self._data) else min(self._sizes[-1].size))
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"{cell['id']}: {error}") from None
+
+    def _look(self, row: int, epoch: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        if self._features is not None:
+            return {"features": self._features[row]}
+        if not is_augmented(self._data):
+            return {"pixels": self.pixels(row, epoch)}
+        return {"pixels": augment(T.pil_to_tensor(self._read(row)), self._sizes[epoch], self._data, rng)}
+
+    def pixels(self, row: int, epoch: int = -1) -> Tensor:
+        """The picture of a row as it is measured, uint8 (3, H, W); by default at the last epoch's size.
+
+        Raises:
+            UnreadableImageError: it cannot be read; begins with its id.
+        """
+        return self._sizes[epoch](self._read(row))
+
+    def _sample(self, row: int, epoch: int) -> dict[str, Any]:
         rng = np.random.default_rng([self._seed, epoch, row])
         caption, stated = self._captions.sample(self._attributes[row], rng)
         codes = self._codes[row]
         kept = np.array([g in stated for g in self._captions.groups])
         return {
-            "pixels": augment(T.pil_to_tensor(picture), self._sizes[epoch], self._data, rng),
+            **self._look(row, epoch, rng),
             "caption": caption,
             "attributes": codes,
             "stated": np.where(kept, codes, -1),
@@ -157,6 +195,12 @@ def augment(pixels: Tensor, preprocess: Preprocess, data: DataConfig, rng: np.ra
     return pixels
 
 
+def is_augmented(data: DataConfig) -> bool:
+    """Whether anything random is done to pictures; without it they are learned from as they are measured."""
+    relit = data.brightness or data.contrast or data.erase
+    return data.crop < 1 or data.aspect > 1 or bool(data.flip or relit) or is_posed(data)
+
+
 def is_posed(data: DataConfig) -> bool:
     """Whether pictures get a random pose."""
     return data.scale != (1, 1) or data.turn_deg > 0
@@ -207,8 +251,9 @@ class Collate:
         captions = [s["caption"] for s in samples]
         distinct = unique(captions)
         position = {caption: i for i, caption in enumerate(distinct)}
+        seen = "features" if "features" in samples[0] else "pixels"
         return {
-            "pixels": torch.stack([s["pixels"] for s in samples]),
+            seen: torch.stack([s[seen] for s in samples]),
             "tokens": self._tokenizer(distinct),
             "caption_index": torch.tensor([position[c] for c in captions]),
             "caption_ids": torch.tensor([caption_id(c) for c in captions]),
