@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fclip.features import Features
 
 MAX_UNREADABLE_IN_A_ROW = 1000
+MOST_CAPTIONS = 1 << 16  # whose tokens are kept: 40 MB at 77 tokens each
 
 
 def attribute_codes(rows: Sequence[dict[str, Any]], groups: Sequence[str]) -> np.ndarray:
@@ -241,11 +242,13 @@ class Collate:
     """Samples → one batch of tensors.
 
     Captions made from attributes repeat: "tokens" (M, L) are those of the distinct ones, and "caption_index" (B,) is
-    the row of each sample's own, so that each is tokenised and encoded once.
+    the row of each sample's own, so that each is encoded once. Each process that loads tokenises a caption once and
+    keeps the tokens, up to `most` captions.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, most: int = MOST_CAPTIONS) -> None:
+        self._tokenizer, self._most = tokenizer, most
+        self._kept: dict[str, Tensor] = {}
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         captions = [s["caption"] for s in samples]
@@ -254,7 +257,7 @@ class Collate:
         seen = "features" if "features" in samples[0] else "pixels"
         return {
             seen: torch.stack([s[seen] for s in samples]),
-            "tokens": self._tokenizer(distinct),
+            "tokens": self._tokens(distinct),
             "caption_index": torch.tensor([position[c] for c in captions]),
             "caption_ids": torch.tensor([caption_id(c) for c in captions]),
             "attributes": torch.from_numpy(np.stack([s["attributes"] for s in samples])),
@@ -262,6 +265,15 @@ class Collate:
             "bank_index": torch.tensor([s["bank_index"] for s in samples]),
             "skipped": [line for s in samples for line in s["skipped"]],
         }
+
+    def _tokens(self, captions: list[str]) -> Tensor:
+        new = [caption for caption in captions if caption not in self._kept]
+        if new:
+            self._kept |= dict(zip(new, self._tokenizer(new).unbind(), strict=True))
+        found = torch.stack([self._kept[caption] for caption in captions])
+        if len(self._kept) > self._most:
+            self._kept.clear()
+        return found
 
 
 class BatchOrder:

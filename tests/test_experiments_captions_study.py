@@ -12,10 +12,12 @@ from PIL import Image
 import fclip.training
 from eval.compare import answers_of
 from eval.metrics.uncertainty import paired_interval
+from eval.surfacing import evaluate_surfacing
 from experiments.captions_study import CAPTIONS, LOSSES, epochs_for, every_row, main
 from experiments.study import HERE, with_options
 from experiments.study_report import mean_difference, mean_score
 from fclip.batches import BatchOrder, TrainingPictures, training_batches
+from fclip.captions import Captions
 from fclip.config import LossConfig, load_preset
 from fclip.files import read_json
 from fclip.objective import Contrastive
@@ -99,19 +101,23 @@ def test_epochs_are_whole_and_at_least_one():
     assert [epochs_for(pictures, 100) for pictures in (1, 149, 151, 1000)] == [1, 1, 2, 10]
 
 
-def test_means_and_differences_over_seeds_are_those_of_the_bootstrap(finished):
-    out, _ = finished
-    ours, theirs = (  # captions in place of seeds: it does not matter what differs
-        [read_json(out / "results" / f"{captions}-{loss}-3.json", "a result") for captions in CAPTIONS]
-        for loss in ("equal", "clip")
-    )
+def test_means_and_differences_over_seeds_are_those_of_the_bootstrap(build, catalogue):
+    results = []
+    for seed in range(4):
+        model = build()
+        torch.manual_seed(seed)
+        for parameter in model.clip.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        results.append(evaluate_surfacing(model, catalogue))
+    ours, theirs = results[:2], results[2:]
     right = [np.mean([np.array(r["pictures"]["rank"]) == 1 for r in results], axis=0) for results in (ours, theirs)]
     items, ones = answers_of(ours[0]).items, np.ones((len(right[0]), 1))
     low, high = paired_interval(right[0][:, None], right[1][:, None], ones, items)
     found = mean_difference(ours, theirs, "text_sfa")
     expected = (right[0].mean() - right[1].mean(), low[0], high[0])
-    assert (found["value"], found["low"], found["high"]) == pytest.approx(expected)
-    assert mean_score(ours, "text_sfa")["value"] == pytest.approx(right[0].mean())
+    assert (found["value"], found["low"], found["high"]) == pytest.approx(expected, abs=1e-6)
+    assert found["low"] < found["high"]
+    assert mean_score(ours, "text_sfa")["value"] == pytest.approx(right[0].mean(), abs=1e-6)
     alone = ours[0]["metrics"]["text_sfa"]
     assert mean_score(ours[:1], "text_sfa") == pytest.approx(alone)
 
@@ -120,7 +126,8 @@ def test_means_and_differences_over_seeds_are_those_of_the_bootstrap(finished):
 def test_encoding_each_caption_once_changes_neither_loss_nor_gradients(model, catalogue, captions, monkeypatch, loss):
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     preset = with_options(load_preset(HERE / "drawn_plain.yaml"), [*LOSSES[loss], *CAPTIONS["whole"]])
-    pictures = TrainingPictures(catalogue, captions, model.preprocess, preset.data, seed=0)
+    one_sentence = Captions(captions.template)  # for each product: a batch has some twice
+    pictures = TrainingPictures(catalogue, one_sentence, model.preprocess, preset.data, seed=3)
     (batch, *_) = training_batches(pictures, model.tokenizer, BatchOrder(len(pictures), 12, 1, seed=0), 0)
     assert len(batch["tokens"]) < len(every_row(batch)["tokens"]) == 12
     bank = model.tokenizer(pictures.bank) if preset.loss.surfacing else None
