@@ -14,7 +14,6 @@ transformers make of their inputs). A killed study goes on where it was.
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from experiments.study import measured, pictures_of, say, study_preset, train_one, with_options
 from fclip.errors import UserError, run_program
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from fclip.config import Preset
 
-HERE = Path(__file__).parent / "presets" / "study"
 VARIANTS = ("plain", "stn", "swin", "stn_swin")
 CONDITIONS = {
     "a": ("as_is", "as_is"),
@@ -88,37 +87,14 @@ def study(
 
 
 def read_presets(data: str, variants: Sequence[str], out: Path, overrides: Sequence[str]) -> dict[str, Preset]:
-    """The study's presets by variant; a drawn catalogue is drawn once, into the study's folder.
+    """The study's presets by variant.
 
     Raises:
         UserError: no such presets.
     """
-    from fclip.catalogue import open_catalogue, save_catalogue
-    from fclip.config import load_preset
-    from fclip.errors import nearest
-
-    known = sorted(file.stem for file in HERE.glob("*.yaml"))
-    wanted = {variant: f"{data}_{variant}" for variant in variants}
-    for preset in wanted.values():
-        if preset not in known:
-            raise UserError(f"no study preset {preset}; {nearest(preset, known)}")
-    presets = {variant: load_preset(HERE / f"{name}.yaml", overrides) for variant, name in wanted.items()}
-    sources = next(iter(presets.values())).data.catalogue
-    if any(source.startswith("drawn:") for source in sources):
-        folder = out / "catalogue"
-        if not folder.exists():
-            save_catalogue(open_catalogue(list(sources)), folder)
-        presets = {name: with_options(p, [f"data.catalogue=[{folder}]"]) for name, p in presets.items()}
-    return presets
-
-
-def with_options(preset: Preset, overrides: Sequence[str]) -> Preset:
-    """A preset with `key=value` overrides."""
-    import yaml
-
-    from fclip.config import dump_preset, merged, preset_from
-
-    return preset_from(merged(yaml.safe_load(dump_preset(preset)), overrides))
+    presets = {variant: study_preset(f"{data}_{variant}", out, overrides) for variant in variants}
+    shared = next(iter(presets.values())).data.catalogue
+    return {name: replace(p, data=replace(p.data, catalogue=shared)) for name, p in presets.items()}
 
 
 def fix_costs(presets: Mapping[str, Preset], minutes: float, out: Path) -> dict[str, Preset]:
@@ -131,7 +107,7 @@ def fix_costs(presets: Mapping[str, Preset], minutes: float, out: Path) -> dict[
         if name not in speeds:
             speeds[name] = measure_speed(preset)
             write_json(file, speeds)
-        _say(f"{name}: {speeds[name]['images_per_second']:.0f} images/s")
+        say(f"{name}: {speeds[name]['images_per_second']:.0f} images/s")
     return {
         name: replace(preset, epochs=max(0.001, round(minutes * 60 / speeds[name]["seconds_per_epoch"], 3)))
         for name, preset in presets.items()
@@ -158,7 +134,7 @@ def train_all(presets: Mapping[str, Preset], conditions: Sequence[str], pose: Se
     for how in (way for way in ("as_is", "posed", "adapted") if way in ways):
         for name in variants_of(presets, how):
             options = {"as_is": [], "posed": [*pose], "adapted": [*pose, *adapting(presets[name], first / "last")]}
-            train_one(presets[name], out / f"{name}-{how}", options[how])
+            train_one(with_options(presets[name], options[how]), out / f"{name}-{how}")
 
 
 def variants_of(presets: Mapping[str, Preset], how: str) -> list[str]:
@@ -175,31 +151,9 @@ def adapting(preset: Preset, start: Path) -> list[str]:
     return options
 
 
-def train_one(preset: Preset, folder: Path, options: Sequence[str]) -> None:
-    """Trains into a folder, or goes on with what is there; does nothing when that is finished."""
-    from experiments.train import prepare
-    from fclip.files import read_json
-    from fclip.training import train
-
-    done = folder / "done.json"
-    if done.is_file():
-        if read_json(done, "a finished run")["epochs"] != preset.epochs:
-            raise UserError(f"{folder} was trained for another time; remove it, or choose another --out")
-        return
-    preset = with_options(replace(preset, out=str(folder), track="none"), options)
-    _say(f"training {folder.name}: {preset.epochs:g} epochs")
-    prepared = prepare(preset)
-    last = folder / "last"
-    run = train(preset, prepared.model, prepared.pictures, None, last if last.is_dir() else None)
-    _write(done, {"epochs": preset.epochs, "minutes": run.minutes})
-
-
 def tested_splits(preset: Preset, split: str, posed: Preset) -> dict[str, Dataset]:
     """The tested pictures as they are and posed, by the same draw for all variants."""
-    from fclip.catalogue import open_catalogue
-    from fclip.catalogue.schema import select_split
-
-    pictures = select_split(open_catalogue(list(preset.data.catalogue), format=preset.data.format), split)
+    pictures = pictures_of(preset, split)
     return {"as_is": pictures, "posed": pose_catalogue(pictures, posed.data)}
 
 
@@ -227,33 +181,13 @@ def measure_all(
     presets: Mapping[str, Preset], conditions: Sequence[str], tests: Mapping[str, Dataset], out: Path
 ) -> dict[str, dict[str, Any]]:
     """Condition → variant → result of `eval.surfacing`; those of an earlier call are read."""
-    from eval.surfacing import evaluate_surfacing
-    from fclip.checkpoint import load_checkpoint
-    from fclip.files import read_json
-
     results: dict[str, dict[str, Any]] = {condition: {} for condition in conditions}
     for condition in conditions:
         trained, tested = CONDITIONS[condition]
         for variant in variants_of(presets, trained):
             file = out / "results" / f"{condition}-{variant}.json"
-            folder = out / f"{variant}-{trained}"
-            if not file.is_file():
-                model = load_checkpoint(folder / "last")
-                result = evaluate_surfacing(model, tests[tested], progress=sys.stderr.isatty())
-                result["minutes"] = read_json(folder / "done.json", "a finished run")["minutes"]
-                _write(file, result)
-            results[condition][variant] = read_json(file, "a result")
+            results[condition][variant] = measured(out / f"{variant}-{trained}", tests[tested], file)
     return results
-
-
-def _write(file: Path, value: Any) -> None:
-    from fclip.files import writable, write_json
-
-    write_json(writable(file), value, indent=None)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,6 +6,7 @@ batches are the same for any number of workers, and a resumed run continues with
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,9 +30,12 @@ from fclip.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from fclip.features import Features
+
 MAX_UNREADABLE_IN_A_ROW = 1000
 LUMA = (0.2989, 0.587, 0.114)  # weights of red, green and blue in grey (ITU-R BT.601)
 RUNS = 16  # of neighbouring rows, that are shuffled together
+MOST_CAPTIONS = 1 << 16  # whose tokens are kept: 40 MB at 77 tokens each
 
 
 def attribute_codes(rows: Sequence[dict[str, Any]], groups: Sequence[str]) -> np.ndarray:
@@ -79,6 +83,7 @@ class TrainingPictures(torch.utils.data.Dataset):
         self._images = catalogue.select_columns(["id", "image"])
         self._cache = _cache(catalogue, preprocess, data)
         self._captions, self._data, self._seed = captions, data, seed
+        self._features: Features | None = None
         self._sizes = [
             replace(preprocess, size=size) for size in training_sizes(preprocess.size, data.first_size, epochs)
         ]
@@ -91,38 +96,67 @@ class TrainingPictures(torch.utils.data.Dataset):
         """The whole caption of every picture."""
         return [self.bank[i] for i in self._bank_index[self._kind]]
 
+    @property
+    def vary(self) -> bool:
+        """Whether a picture looks different from epoch to epoch."""
+        return is_augmented(self._data) or self._sizes[0] != self._sizes[-1]
+
+    def cell(self, row: int) -> dict[str, Any]:
+        """The catalogue's {"id", "image"} of a row."""
+        return self._images[int(self.rows[row])]
+
+    def with_features(self, features: Features) -> TrainingPictures:
+        """The same samples with "features" in place of "pixels": what a locked tower makes of every row."""
+        same = copy.copy(self)
+        same._features = features
+        return same
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         epoch, row = divmod(index, len(self))
         skipped: list[str] = []
         for offset in range(min(len(self), MAX_UNREADABLE_IN_A_ROW)):
             chosen = (row + offset) % len(self)
             try:
-                pixels = self._pixels(int(self.rows[chosen]))
+                return self._sample(chosen, epoch) | {"skipped": skipped}
             except UnreadableImageError as error:
                 skipped.append(str(error))
-                continue
-            return self._sample(pixels, chosen, epoch) | {"skipped": skipped}
         raise UnreadableImageError(f"no readable picture among {len(skipped)} in a row; the first: {skipped[0]}")
 
-    def _pixels(self, row: int) -> Tensor:
-        """The picture in a row of the catalogue, from the cache if it is there: uint8 (3, H, W)."""
-        if self._cache is not None and (kept := self._cache.get(row)) is not None:
-            return kept
-        cell = self._images[row]
+    def _read(self, row: int) -> Tensor:
+        """The picture of a row, from the cache if it is there: uint8 (3, H, W)."""
+        cached = None if self._cache is None else self._cache.get(int(self.rows[row]))
+        if cached is not None:
+            return cached
+        cell = self.cell(row)
         try:
             picture = decode(cell["image"], None if is_posed(self._data) else min(self._sizes[-1].size))
         except UnreadableImageError as error:
             raise UnreadableImageError(f"{cell['id']}: {error}") from None
-        return T.pil_to_tensor(picture) if self._cache is None else self._cache.put(row, picture)
+        return T.pil_to_tensor(picture) if self._cache is None else self._cache.put(int(self.rows[row]), picture)
 
-    def _sample(self, pixels: Tensor, row: int, epoch: int) -> dict[str, Any]:
+    def _look(self, row: int, epoch: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        if self._features is not None:
+            return {"features": self._features[row]}
+        if not is_augmented(self._data):
+            return {"pixels": self.pixels(row, epoch)}
+        return {"pixels": augment(self._read(row), self._sizes[epoch], self._data, rng)}
+
+    def pixels(self, row: int, epoch: int = -1) -> Tensor:
+        """The picture of a row as it is measured, uint8 (3, H, W); by default at the last epoch's size.
+
+        Raises:
+            UnreadableImageError: it cannot be read; begins with its id.
+        """
+        return self._sizes[epoch](T.to_pil_image(self._read(row)))
+
+    def _sample(self, row: int, epoch: int) -> dict[str, Any]:
         rng = np.random.default_rng([self._seed, epoch, row])
         kind = self._kind[row]
         caption, stated = self._captions.sample(self._kinds[kind], rng)
         codes = self._codes[kind]
         kept = np.array([g in stated for g in self._captions.groups])
         return {
-            "pixels": augment(pixels, self._sizes[epoch], self._data, rng),
+            **self._look(row, epoch, rng),
             "caption": caption,
             "attributes": codes,
             "stated": np.where(kept, codes, -1),
@@ -216,6 +250,12 @@ def relight(pixels: Tensor, brightness: float, contrast: float) -> Tensor:
     return light.mul_(contrast).add_((1 - contrast) * grey).clamp_(0, 255).round_().to(torch.uint8)
 
 
+def is_augmented(data: DataConfig) -> bool:
+    """Whether anything random is done to pictures; without it they are learned from as they are measured."""
+    relit = data.brightness or data.contrast or data.erase
+    return data.crop < 1 or data.aspect > 1 or bool(data.flip or relit) or is_posed(data)
+
+
 def is_posed(data: DataConfig) -> bool:
     """Whether pictures get a random pose."""
     return data.scale != (1, 1) or data.turn_deg > 0
@@ -256,19 +296,22 @@ class Collate:
     """Samples → one batch of tensors.
 
     Captions made from attributes repeat: "tokens" (M, L) are those of the distinct ones, and "caption_index" (B,) is
-    the row of each sample's own, so that each is tokenised and encoded once.
+    the row of each sample's own, so that each is encoded once. Each process that loads tokenises a caption once and
+    keeps the tokens, up to `most` captions.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, most: int = MOST_CAPTIONS) -> None:
+        self._tokenizer, self._most = tokenizer, most
+        self._kept: dict[str, Tensor] = {}
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         captions = [s["caption"] for s in samples]
         distinct = unique(captions)
         position = {caption: i for i, caption in enumerate(distinct)}
+        seen = "features" if "features" in samples[0] else "pixels"
         return {
-            "pixels": torch.stack([s["pixels"] for s in samples]),
-            "tokens": self._tokenizer(distinct),
+            seen: torch.stack([s[seen] for s in samples]),
+            "tokens": self._tokens(distinct),
             "caption_index": torch.tensor([position[c] for c in captions]),
             "caption_ids": torch.tensor([caption_id(c) for c in captions]),
             "attributes": torch.from_numpy(np.stack([s["attributes"] for s in samples])),
@@ -276,6 +319,15 @@ class Collate:
             "bank_index": torch.tensor([s["bank_index"] for s in samples]),
             "skipped": [line for s in samples for line in s["skipped"]],
         }
+
+    def _tokens(self, captions: list[str]) -> Tensor:
+        new = [caption for caption in captions if caption not in self._kept]
+        if new:
+            self._kept |= dict(zip(new, self._tokenizer(new).unbind(), strict=True))
+        found = torch.stack([self._kept[caption] for caption in captions])
+        if len(self._kept) > self._most:
+            self._kept.clear()
+        return found
 
 
 class BatchOrder:

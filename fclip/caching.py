@@ -47,7 +47,7 @@ def backward(step_module: nn.Module, accelerator: Accelerator, batch: dict[str, 
     gradients = dict(zip(leaves, torch.autograd.grad(outputs["loss"], list(leaves.values())), strict=True))
     for part, gradient in zip(parts, _by_part(gradients, embedded), strict=True):
         last = part is parts[-1]
-        with nullcontext() if last else _without_synchronising(step_module, accelerator):
+        with nullcontext() if last else without_synchronising(step_module, accelerator):
             again = step_module(part, only_embed=True)
             aligned = torch.stack([(again[name] * g).sum() for name, g in gradient.items()]).sum()
             if aligned.requires_grad:  # a part without texts, when only the text tower learns
@@ -61,9 +61,10 @@ def split(batch: dict[str, Any], chunk: int) -> list[dict[str, Tensor]]:
     With few texts the first parts have none. The last one always has both: DistributedDataParallel synchronises after
     it, and waits for all parameters.
     """
-    number = -(-max(len(batch["pixels"]), len(batch["texts"])) // chunk)
-    pixels, texts = (_larger_last(batch[name], number) for name in ("pixels", "texts"))
-    return [{"pixels": p, "texts": t} for p, t in zip(pixels, texts, strict=True)]
+    seen = "features" if "features" in batch else "pixels"
+    number = -(-max(len(batch[seen]), len(batch["texts"])) // chunk)
+    pictures, texts = (_larger_last(batch[name], number) for name in (seen, "texts"))
+    return [{seen: p, "texts": t} for p, t in zip(pictures, texts, strict=True)]
 
 
 def _larger_last(rows: Tensor, number: int) -> Sequence[Tensor]:
@@ -90,8 +91,8 @@ def rehearsal(module: nn.Module, device: torch.device) -> Iterator[None]:
             norm.track_running_stats = True
 
 
-def _without_synchronising(step_module: nn.Module, accelerator: Accelerator) -> AbstractContextManager[None]:
-    """Accelerate's own does nothing for a DistributedDataParallel of one process."""
+def without_synchronising(step_module: nn.Module, accelerator: Accelerator) -> AbstractContextManager[None]:
+    """Gradients stay each process's own. Accelerate's does nothing for a DistributedDataParallel of one process."""
     own = getattr(step_module, "no_sync", None) if accelerator.num_processes == 1 else None
     return own() if own else accelerator.no_sync(step_module)
 

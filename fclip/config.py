@@ -189,6 +189,9 @@ class Preset:
     patience: NonNegativeInt = 0  # measurements without a better score after which training stops; 0: never
     save_every: NonNegativeInt = 0  # steps between further checkpoints to resume from; 0: every epoch
     freeze: tuple[str, ...] = ()  # parameters that stay as they are, by name pattern ("visual.trunk.blocks.0.*")
+    # Folder for what a frozen image tower makes of unaugmented pictures: computed once, shared by runs that name the
+    # same one. None: OUT/features.
+    features: str | None = None
     freeze_batch_norm: bool = False  # keep the statistics that the image tower's weights came with
     channels_last: bool = False  # memory layout; faster for convolutional towers
     bf16_on_cpu: bool = False  # autocast to bfloat16 when the run is on a processor that multiplies in it

@@ -7,6 +7,7 @@ gives W times the true gradient of the local embeddings; DDP's mean over process
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -37,6 +38,18 @@ def gather(values: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return values
     return _Gather.apply(values.contiguous())
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replaces the gradients by their means over the processes, as DistributedDataParallel does when it waits for all.
+
+    All processes must have gradients of the same parameters.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return
+    for gradient in [p.grad for p in parameters if p.grad is not None]:
+        dist.all_reduce(gradient)
+        gradient /= dist.get_world_size()
 
 
 def settle_launch() -> None:

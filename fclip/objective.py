@@ -12,11 +12,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fclip.config import LossConfig
 from fclip.distributed import gather
-from fclip.locked import LockedTexts, text_is_locked
+from fclip.locked import Cut, LockedTexts, cut_image_tower, text_is_locked
 from fclip.losses import caption_overlap, compatible_captions, contrastive_loss, equal_captions, surfacing_loss
 from fclip.model import Model
 
@@ -42,7 +43,14 @@ class Contrastive(nn.Module):
         self.config = config
         self.register_buffer("bank", bank, persistent=False)
         self.register_buffer("frequency", frequency, persistent=False)
-        self._encode_text = LockedTexts(model.encode_text) if text_is_locked(model.clip) else model.encode_text
+        self.lock()
+
+    def lock(self, only_new: bool = False) -> None:
+        """Finds what stays as it is, throughout or in a stage that teaches `only_new`: its outputs are kept."""
+        model = self.model
+        locked = text_is_locked(model.clip, only_new)
+        self._encode_text = LockedTexts(model.encode_text) if locked else model.encode_text
+        self.cut: Cut | None = cut_image_tower(model.clip.visual, only_new)
 
     def forward(self, batch: dict[str, Any], only_embed: bool = False) -> dict[str, Tensor]:
         """A collated batch → as `loss`; a batch with texts, or a part of it, → as `embed` when that is all."""
@@ -63,11 +71,18 @@ class Contrastive(nn.Module):
         return batch | drawn | {"texts": torch.cat([batch["tokens"], texts])}
 
     def embed(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Pictures and texts → {"image": (B, D), "text": (T, D), "scale": the logit scale}, without what has no row."""
+        """Pictures and texts → {"image": (B, D), "text": (T, D), "scale": the logit scale}, without what has no row.
+
+        Of pictures that come as "features", what a locked tower made of them, only the rest is computed.
+        """
         model = self.model
         embedded = {"scale": model.clip.logit_scale}
-        if len(batch["pixels"]):
-            embedded["image"] = model.encode_image(model.preprocess.normalise(batch["pixels"]))
+        if "features" not in batch:
+            if len(batch["pixels"]):
+                embedded["image"] = model.encode_image(model.preprocess.normalise(batch["pixels"]))
+        elif len(batch["features"]):
+            assert self.cut is not None
+            embedded["image"] = F.normalize(self.cut.head(batch["features"]).float(), dim=-1)
         if len(batch["texts"]):
             embedded["text"] = self._encode_text(batch["texts"])
         return embedded

@@ -28,7 +28,8 @@ from fclip.weights import load_state, read_weights
 if TYPE_CHECKING:
     from fclip.training import Run
 
-MAY_CHANGE = ("out:", "workers:", "track:", "save_every:", "patience:")  # keys of a preset that change no weight
+# Keys of a preset that change no weight.
+MAY_CHANGE = ("out:", "workers:", "track:", "save_every:", "patience:", "features:")
 
 
 def save_last(run: Run) -> None:

@@ -13,27 +13,30 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from fclip.batches import BatchOrder, TrainingPictures, training_batches
-from fclip.caching import backward
+from fclip.caching import backward, without_synchronising
 from fclip.checkpoint import write_model
 from fclip.compiling import compile_towers
 from fclip.config import Preset, dump_preset
-from fclip.distributed import settle_launch
+from fclip.distributed import average_gradients, settle_launch
 from fclip.errors import UserError
+from fclip.features import stored_features
 from fclip.files import new_folder, read_json, write_json
 from fclip.interpolate import flat, interpolate
+from fclip.locked import why_features_vary
 from fclip.lora import add_adapters, check_gradients, merged
 from fclip.machine import uses_bf16
 from fclip.model import Model
@@ -82,12 +85,14 @@ class Run:
             compile_towers(model.clip)
         wrapped = Contrastive(model, preset.loss, bank, pictures.frequency)
         self.step_module, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
-        self.model: Model = self.accelerator.unwrap_model(self.step_module).model
+        self.contrastive: Contrastive = self.accelerator.unwrap_model(self.step_module)
+        self.model: Model = self.contrastive.model
         average = get_ema_multi_avg_fn(optim.ema)
         self.average = AveragedModel(self.model.clip, multi_avg_fn=average, use_buffers=True) if optim.ema else None
         self.step, self.best, self.minutes = 0, -math.inf, 0.0
         self.history: list[dict[str, float]] = []
         self.skipped: dict[str, None] = {}
+        self._locks_old = False  # whether what is not new is locked for the present stage
         self.keeps_last = False  # whether the OUT/last that the next save replaces is this run's own, and kept
 
     def _choose_what_learns(self, model: Model) -> None:
@@ -114,12 +119,17 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.training_mode(self.step < first)
-        outputs = backward(self.step_module, self.accelerator, batch, self.preset.cache_chunk)
+        # What is locked gets no gradient, and DistributedDataParallel would wait for it.
+        alone = without_synchronising(self.step_module, self.accelerator) if self._locks_old else nullcontext()
+        with alone:
+            outputs = backward(self.step_module, self.accelerator, batch, self.preset.cache_chunk)
         if self.unproven:
             check_gradients(self.model.clip)
             self.unproven = False
         if self.step < first:
             drop_old_gradients(self.model.clip)
+        if self._locks_old:
+            average_gradients(self.model.clip.parameters())
         if self.preset.optim.clip_norm:
             self.accelerator.clip_grad_norm_(self.step_module.parameters(), self.preset.optim.clip_norm)
         self.optimizer.step()
@@ -135,6 +145,36 @@ class Run:
         self.step_module.train()
         if only_new or self.preset.freeze_batch_norm or self.preset.lora.rank:
             keep_statistics(self.model.clip)
+        # Adapters show that they learn by the gradient of their first step.
+        locks_old = only_new and not self.preset.lora.rank and not self._is_sharded
+        if locks_old != self._locks_old:
+            self._locks_old = locks_old
+            self.contrastive.lock(locks_old)
+
+    @property
+    def _is_sharded(self) -> bool:
+        """Whether a part of the model cannot run by itself."""
+        return self.accelerator.distributed_type == DistributedType.FSDP
+
+    def seen(self, only_new: bool) -> TrainingPictures:
+        """The pictures of a stage: as features, computed now, where a locked tower gives each the same ones."""
+        self.training_mode(only_new)
+        cut = self.contrastive.cut
+        if cut is None or self._is_sharded:
+            return self.pictures
+        why = why_features_vary(self.model.clip.visual, cut)
+        if self.pictures.vary:
+            why = "its pictures vary; without augmentation (data.crop=1 data.aspect=1 data.flip=0 …) they would not"
+        if why:
+            if self.accelerator.is_main_process:
+                tqdm.write(f"the image tower is frozen, but encodes every picture anew in every epoch: {why}")
+            return self.pictures
+        folder = Path(self.preset.features or self.out / "features")
+        with self.accelerator.autocast():
+            features = stored_features(
+                self.accelerator, self.model, cut, self.pictures, folder, self.preset.data.workers
+            )
+        return self.pictures.with_features(features)
 
     def kept(self) -> nn.Module:
         """What is measured and kept as best: the averaged weights, adapters merged, mixed with those of the start."""
@@ -201,8 +241,7 @@ def train(
     settings = flat(asdict(preset))
     plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in settings.items()}  # for any tracker
     run.accelerator.init_trackers("", config=plain)
-    loader = training_batches(pictures, model.tokenizer, order, preset.data.workers)
-    _loop(run, loader, order)
+    _loop(run, batches_of_stages(run, order), order)
     run.accelerator.end_training()
     return run
 
@@ -220,6 +259,17 @@ def checked_order(run: Run) -> BatchOrder:
             f"{world} processes), got {len(run.pictures)}; set batch_size lower"
         )
     return order
+
+
+def batches_of_stages(run: Run, order: BatchOrder) -> Iterator[dict[str, Any]]:
+    """The batches that are left, each stage's from a loader of its own: what is locked in one may learn in the next."""
+    first = max(0, first_stage(run.preset, order.steps) - run.step)
+    parts = ((True, first), (False, len(order) - first))
+    stages = [(run.seen(only_new), steps) for only_new, steps in parts if steps > 0]  # before the clock runs
+    left = iter(order)
+    workers = run.preset.data.workers
+    loaders = (training_batches(seen, run.model.tokenizer, islice(left, steps), workers) for seen, steps in stages)
+    return chain.from_iterable(loaders)
 
 
 def on_device(run: Run, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Tensor]]:

@@ -9,9 +9,11 @@ from PIL import Image
 import fclip.training
 from eval.compare import answers_of
 from eval.metrics.uncertainty import paired_interval
-from experiments import stn_study
-from experiments.stn_study import adapting, fix_costs, main, pose_catalogue, read_presets, variants_of, with_options
-from experiments.stn_study_report import difference, draw_scores, look
+from experiments import stn_study, study
+from experiments.stn_study import adapting, fix_costs, main, pose_catalogue, read_presets, variants_of
+from experiments.stn_study_report import look
+from experiments.study import with_options
+from experiments.study_report import difference_cell, draw_scores
 from fclip.config import DataConfig, StnConfig
 from fclip.errors import UserError
 from fclip.files import read_json, write_json
@@ -107,7 +109,7 @@ def test_posed_pictures_are_the_same_for_all_and_keep_their_labels(catalogue, br
 def test_the_difference_is_the_paired_bootstrap_of_eval(finished):
     out, _ = finished
     ours, theirs = (read_json(out / "results" / f"c-{name}.json", "a result") for name in ("stn", "plain"))
-    shown = difference(ours, theirs, "text_sfa").text
+    shown = difference_cell([ours], [theirs], "text_sfa").text
     right = [np.array(result["pictures"]["rank"]) == 1 for result in (ours, theirs)]
     ones = np.ones((len(right[0]), 1))
     low, high = paired_interval(right[0][:, None], right[1][:, None], ones, answers_of(ours).items)
@@ -123,7 +125,7 @@ def test_an_untrained_transformer_looks_at_the_whole_picture(build, catalogue):
 
 
 def test_every_study_preset_says_what_it_studies():
-    assert {f.stem for f in stn_study.HERE.glob("*.yaml")} == {
+    assert {f.stem for f in study.HERE.glob("*.yaml")} == {
         f"{data}_{variant}" for data in ("drawn", "catalogue") for variant in stn_study.VARIANTS
     }
 
@@ -140,7 +142,9 @@ def test_what_is_adapted_goes_on_from_the_first_variant_and_gives_a_transformer_
 
 def test_a_condition_without_all_variants_is_drawn(finished, tmp_path):
     result = read_json(finished[0] / "results" / "a-stn.json", "a result")
-    draw_scores(tmp_path / "all.png", {"a": {"plain": result, "stn": result}, "d": {"plain": result, "stn": result}})
-    draw_scores(tmp_path / "it.png", {"a": {"plain": result, "stn": result}, "d": {"stn": result}})
+    draw_scores(
+        tmp_path / "all.png", {"a": {"plain": [result], "stn": [result]}, "d": {"plain": [result], "stn": [result]}}
+    )
+    draw_scores(tmp_path / "it.png", {"a": {"plain": [result], "stn": [result]}, "d": {"stn": [result]}})
     whole, missing = (np.asarray(Image.open(tmp_path / name)) for name in ("all.png", "it.png"))
     assert 0 < (whole != missing).any(-1).sum() < whole[..., 0].size / 2  # a bar of each panel

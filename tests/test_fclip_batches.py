@@ -191,6 +191,24 @@ def test_a_batch_holds_each_distinct_captions_tokens_once_and_an_id_that_is_equa
     assert batch["pixels"].dtype == torch.uint8
 
 
+def test_each_caption_is_tokenised_once(pictures, model):
+    asked: list[str] = []
+
+    def tokenizer(texts: list[str]) -> torch.Tensor:
+        asked.extend(texts)
+        return model.tokenizer(texts)
+
+    samples = [pictures[i] for i in range(24)]
+    for most, times in ((99, 1), (3, 2)):
+        collate = Collate(tokenizer, most)
+        for _ in range(2):
+            batch = collate(samples)
+            wanted = model.tokenizer(list(dict.fromkeys(s["caption"] for s in samples)))
+            assert torch.equal(batch["tokens"], wanted)
+        assert len(asked) == times * len(wanted)
+        asked.clear()
+
+
 def test_caption_ids_are_the_same_in_every_process():
     assert caption_id("red dress") == 0x6E97F565F2929F5
 

@@ -28,16 +28,19 @@ from fclip.pretrained import build_model
 from fclip.training import Run
 
 WHOLE_BATCH = 12
+PLAIN = {"crop": 1, "aspect": 1, "flip": 0, "brightness": 0, "contrast": 0}
 RUNS: dict[str, dict] = {
     "clip": {"loss": {"positives": "clip"}},
     "equal": {"loss": {"positives": "equal"}},
     "overlap": {"loss": {"positives": "overlap"}},
     "compatible and surfacing": {"loss": {"positives": "compatible", "surfacing": 0.7, "negatives": 99}},
     "texts locked": {"freeze": ("text.*",)},
+    "pictures locked": {"freeze": ("visual.trunk.*",), "data": PLAIN},
+    "all pictures locked": {"freeze": ("visual.*",), "data": PLAIN},
     "a first stage, then all": {"optim": {"head_epochs": 1}},
     "a first stage, then adapters": {"optim": {"head_epochs": 1}, "lora": {"rank": 2}},
 }
-CACHED = {"overlap": 3, "compatible and surfacing": 2, "texts locked": 1}
+CACHED = {"overlap": 3, "compatible and surfacing": 2, "texts locked": 1, "pictures locked": 2}
 """The runs that are also made with gradient caching, and the pictures per pass."""
 RUNS |= {f"{name}, cached": RUNS[name] | {"cache_chunk": chunk} for name, chunk in CACHED.items()}
 
@@ -51,7 +54,8 @@ def _preset(world: int, options: dict) -> Preset:
     keys = {"out": "unused", "epochs": 2, "batch_size": WHOLE_BATCH // world, "track": "none"} | options
     tower = {"name": "timm:test_resnet", "image_size": (32, 32), "tokenizer": "trained"}
     sizes = {"embed_dim": 16, "text_width": 16, "text_layers": 1, "text_heads": 2}
-    return preset_from(keys | {"model": tower | sizes, "data": {"workers": 0}, "freeze_batch_norm": True})
+    data = {"workers": 0} | keys.get("data", {})
+    return preset_from(keys | {"model": tower | sizes, "data": data, "freeze_batch_norm": True})
 
 
 def _run(world: int, options: dict) -> tuple[Run, list[dict]]:
@@ -63,7 +67,7 @@ def _run(world: int, options: dict) -> tuple[Run, list[dict]]:
     model = build_model(preset.model, captions, texts).double()
     pictures = TrainingPictures(catalogue, captions, model.preprocess, preset.data, preset.seed, preset.epochs)
     run = Run(preset, model, pictures, None)
-    return run, list(training_batches(pictures, model.tokenizer, run.order(), 0))
+    return run, list(training_batches(run.seen(False), model.tokenizer, run.order(), 0))
 
 
 def _work(rank: int, world: int, port: int, out: Path) -> None:
@@ -73,7 +77,9 @@ def _work(rank: int, world: int, port: int, out: Path) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
     torch.set_num_threads(1)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
-    found = {name: _steps(world, options) for name, options in RUNS.items()}
+    kept = {"features": str(out / f"features-{world}")}
+    found = {name: _steps(world, options | kept) for name, options in RUNS.items()}
+    found["features"] = sorted(os.listdir(kept["features"]))  # type: ignore[assignment]
     found["gathered"] = _gathered(rank)
     torch.save(found, out / f"{world}-{rank}.pt")
     if world > 1:
@@ -151,6 +157,11 @@ def test_gradient_caching_changes_nothing(results, world, name):
         torch.testing.assert_close(cached["losses"], whole["losses"], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(cached["gradients"], whole["gradients"], rtol=1e-8, atol=1e-10)
         torch.testing.assert_close(cached["weights"], whole["weights"], rtol=1e-7, atol=1e-7)
+
+
+def test_processes_together_keep_the_features_that_one_would(results):
+    assert len(results[1][0]["features"]) == 2  # below the projection, and of the whole tower
+    assert all(part["features"] == results[1][0]["features"] for parts in results.values() for part in parts)
 
 
 def test_the_gradient_of_a_gather_is_the_sum_over_the_processes(results):

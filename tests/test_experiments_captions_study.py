@@ -1,0 +1,148 @@
+"""The study of losses and captions: the same pictures for all, one table, and captions encoded once or not."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fclip.training
+from eval.compare import answers_of
+from eval.metrics.uncertainty import paired_interval
+from eval.surfacing import evaluate_surfacing
+from experiments.captions_study import CAPTIONS, LOSSES, epochs_for, every_row, main
+from experiments.study import HERE, with_options
+from experiments.study_report import mean_difference, mean_score
+from fclip.batches import BatchOrder, TrainingPictures, training_batches
+from fclip.captions import Captions
+from fclip.config import LossConfig, load_preset
+from fclip.files import read_json
+from fclip.objective import Contrastive
+
+SMALL = {
+    "data.catalogue": "[drawn:24]",
+    "model.name": "timm:test_resnet",
+    "model.image_size": "[32,32]",
+    "batch_size": "8",
+    "data.workers": "0",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study of two losses, on a few garments."""
+    out = tmp_path_factory.mktemp("study") / "it"
+    overrides = [word for key, value in SMALL.items() for word in ("--override", f"{key}={value}")]
+    arguments = ["drawn", "--losses", "clip,equal", "--seeds", "3", "--pictures", "9", "--speed-steps", "1"]
+    arguments += ["--out", str(out), *overrides]
+    with pytest.raises(SystemExit, match="0"):
+        main(arguments)
+    return out, arguments
+
+
+def test_it_leaves_tables_numbers_and_a_picture(finished):
+    out, _ = finished
+    table = (out / "table.md").read_text()
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
+    losses = ["Variant", "clip", "equal"]
+    assert rows == [*losses * 3, "Captions", "whole sentences", "random subsets of the attributes"]
+    assert np.asarray(Image.open(out / "scores.png").convert("L")).std() > 5
+    assert len(list((out / "results").glob("*.json"))) == 4
+    found = read_json(out / "results.json", "numbers")
+    assert found["settings"]["epochs"] == 1
+    assert found["scores"]["whole"]["clip"]["text_sfa"]["difference"] is None
+    assert len(found["scores"]["subsets"]["equal"]["attribute_sfa"]["seeds"]) == 1
+
+
+def test_the_runs_differ_in_what_they_study_alone(finished):
+    out, _ = finished
+    names = ("whole-clip-3", "whole-equal-3", "subsets-clip-3")
+    plain, *others = (set((out / name / "last" / "preset.yaml").read_text().splitlines()) for name in names)
+    changed = [{line.split(":")[0].strip() for line in other - plain} for other in others]
+    assert changed == [{"out", "positives"}, {"out", "drop"}]
+    assert "seed: 3" in plain
+
+
+def test_a_second_call_measures_nothing_again(finished, monkeypatch):
+    out, arguments = finished
+    before = (out / "table.md").read_text()
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("it trained or measured again")
+
+    monkeypatch.setattr(fclip.training, "train", never)
+    monkeypatch.setattr("eval.surfacing.evaluate_surfacing", never)
+    monkeypatch.setattr("experiments.captions_study.encoding_speed", never)
+    with pytest.raises(SystemExit, match="0"):
+        main(arguments)
+    assert (out / "table.md").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--losses", "clip,eqal"], "--losses: no 'eqal'; did you mean 'equal'?"),
+        (["--captions", "all"], "--captions: no 'all'; known: subsets, whole"),
+        (["--seeds", "1,x"], "expected --seeds as numbers with commas, e.g. 0,1,2, got '1,x'"),
+        (["--pictures", "9000"], "was trained for another time; remove it, or choose another --out"),
+    ],
+)
+def test_a_mistake_is_one_line(finished, capsys, words, said):
+    _, arguments = finished
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, *words])
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_epochs_are_whole_and_at_least_one():
+    assert [epochs_for(pictures, 100) for pictures in (1, 149, 151, 1000)] == [1, 1, 2, 10]
+
+
+def test_means_and_differences_over_seeds_are_those_of_the_bootstrap(build, catalogue):
+    results = []
+    for seed in range(4):
+        model = build()
+        torch.manual_seed(seed)
+        for parameter in model.clip.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        results.append(evaluate_surfacing(model, catalogue))
+    ours, theirs = results[:2], results[2:]
+    right = [np.mean([np.array(r["pictures"]["rank"]) == 1 for r in results], axis=0) for results in (ours, theirs)]
+    items, ones = answers_of(ours[0]).items, np.ones((len(right[0]), 1))
+    low, high = paired_interval(right[0][:, None], right[1][:, None], ones, items)
+    found = mean_difference(ours, theirs, "text_sfa")
+    expected = (right[0].mean() - right[1].mean(), low[0], high[0])
+    assert (found["value"], found["low"], found["high"]) == pytest.approx(expected, abs=1e-6)
+    assert found["low"] < found["high"]
+    assert mean_score(ours, "text_sfa")["value"] == pytest.approx(right[0].mean(), abs=1e-6)
+    alone = ours[0]["metrics"]["text_sfa"]
+    assert mean_score(ours[:1], "text_sfa") == pytest.approx(alone)
+
+
+@pytest.mark.parametrize("loss", ["clip", "overlap", "compatible+surfacing"])
+def test_encoding_each_caption_once_changes_neither_loss_nor_gradients(model, catalogue, captions, monkeypatch, loss):
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    preset = with_options(load_preset(HERE / "drawn_plain.yaml"), [*LOSSES[loss], *CAPTIONS["whole"]])
+    one_sentence = Captions(captions.template)  # for each product: a batch has some twice
+    pictures = TrainingPictures(catalogue, one_sentence, model.preprocess, preset.data, seed=3)
+    (batch, *_) = training_batches(pictures, model.tokenizer, BatchOrder(len(pictures), 12, 1, seed=0), 0)
+    assert len(batch["tokens"]) < len(every_row(batch)["tokens"]) == 12
+    bank = model.tokenizer(pictures.bank) if preset.loss.surfacing else None
+    found = []
+    for given in (batch, every_row(batch)):
+        twin = copy.deepcopy(model).double()
+        torch.manual_seed(0)
+        value = Contrastive(twin, preset.loss, bank, pictures.frequency)(given)["loss"]
+        value.backward()
+        found.append((value.detach(), {n: p.grad for n, p in twin.named_parameters() if p.grad is not None}))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+
+
+def test_every_loss_of_the_objective_is_studied():
+    from typing import get_args, get_type_hints
+
+    known = set(get_args(get_type_hints(LossConfig)["positives"]))
+    assert {option.partition("=")[2] for options in LOSSES.values() for option in options[:1]} == known
