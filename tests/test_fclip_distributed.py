@@ -72,7 +72,7 @@ def _work(rank: int, world: int, port: int, out: Path) -> None:
     os.environ |= {k: str(v) for k, v in place.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
     torch.set_num_threads(1)
-    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    torch.Tensor.float = torch.Tensor.double
     found = {name: _steps(world, options) for name, options in RUNS.items()}
     found["gathered"] = _gathered(rank)
     torch.save(found, out / f"{world}-{rank}.pt")
