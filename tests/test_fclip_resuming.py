@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import AUGMENTED, EVERYTHING, assert_equal, constant, curve, weights
 
-from fclip.checkpoint import load_checkpoint, write_checksums
+import fclip.resuming
+from fclip.checkpoint import damaged_file, load_checkpoint, write_checksums
 from fclip.errors import UserError
-from fclip.files import read_json
+from fclip.files import new_folder, read_json
 from fclip.training import Run, read_history
 
 SCORES = (0.1, 0.5, 0.4, 0.5)
@@ -119,6 +123,33 @@ def test_the_checkpoint_before_the_last_is_kept_and_offered_when_the_last_is_dam
     assert_equal(weights(run), weights(resumed))
     assert read_json(previous / "metrics.json", "")["step"] == 6  # not the damaged one
     fit(preset(epochs=3), constant, resume=last)
+
+
+@pytest.mark.parametrize("file", ["state.pt", "preset.yaml"])
+def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(fit, preset, monkeypatch, tmp_path, file):
+    """The second checkpoint is written to a device that is really full, of the test's own (as /dev/full is)."""
+    try:
+        os.mknod(tmp_path / "full", stat.S_IFCHR | 0o600, os.makedev(1, 7))
+    except OSError:
+        pytest.skip("only root can make a device")
+    (tmp_path / "full").unlink()
+    saved, make = [], new_folder
+
+    @contextmanager
+    def on_a_full_disk(*args, **kwargs):
+        with make(*args, **kwargs) as folder:
+            if saved:
+                os.mknod(folder / file, stat.S_IFCHR | 0o600, os.makedev(1, 7))
+            saved.append(folder)
+            yield folder
+
+    monkeypatch.setattr(fclip.resuming, "new_folder", on_a_full_disk)
+    with pytest.raises(UserError, match=r"^cannot write .*last: the disk is full; .* what was there before is untouch"):
+        fit(preset(epochs=2), constant)
+    last = Path(preset().out) / "last"
+    assert damaged_file(last) is None
+    assert read_json(last / "metrics.json", "")["step"] == 3
+    assert sorted(path.name for path in last.parent.iterdir()) == ["best", "history.json", "last"]
 
 
 def test_another_number_of_processes_is_refused(fit, preset):
