@@ -100,6 +100,18 @@ def test_a_batch_larger_than_the_data_is_refused(fit, preset):
         fit(preset(batch_size=25))
 
 
+def test_the_sigmoid_loss_learns_its_bias_and_needs_one(fit, preset, build):
+    """Its temperature is free: that of the published SigLIP is above CLIP's range."""
+    model, sigmoid = build(), preset(epochs=1, loss={"kind": "sigmoid"})
+    with pytest.raises(UserError, match=r"^loss.kind=sigmoid is for a model with a logit bias, .* loss.kind=softmax$"):
+        fit(sigmoid, model=model)
+    model.clip.logit_bias = torch.nn.Parameter(torch.tensor(-10.0))
+    model.clip.logit_scale.data.fill_(4.8)
+    after = weights(fit(sigmoid, model=model))
+    assert after["logit_bias"] != -10
+    assert after["logit_scale"] > MAX_LOGIT_SCALE
+
+
 @pytest.mark.parametrize(("start", "end"), [(9.0, MAX_LOGIT_SCALE), (-3.0, 0.0)])
 def test_the_temperature_stays_in_clips_range(fit, preset, build, start, end):
     model = build()
