@@ -69,8 +69,8 @@ class TrainingPictures(torch.utils.data.Dataset):
         epochs: float = 1,
     ) -> None:
         kind, kinds = distinct_attributes(catalogue)
-        full = np.array([captions.render(a) for a in kinds], dtype=object)
-        has_caption = full.astype(bool)
+        full = [captions.render(a) for a in kinds]
+        has_caption = np.array([bool(caption) for caption in full])
         self.rows = np.flatnonzero(has_caption[kind])
         self.without_caption = len(kind) - len(self.rows)
         self._kind, self._kinds = kind[self.rows], kinds  # equal attributes are held once, however many pictures

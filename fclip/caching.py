@@ -20,6 +20,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+SCALARS = ("scale", "bias")
+
 
 def backward(step_module: nn.Module, accelerator: Accelerator, batch: dict[str, Any], chunk: int) -> dict[str, Tensor]:
     """Adds the gradients of a batch's loss to the parameters.
@@ -39,7 +41,7 @@ def backward(step_module: nn.Module, accelerator: Accelerator, batch: dict[str, 
         return outputs
     contrastive: Any = accelerator.unwrap_model(step_module)
     batch = contrastive.with_texts(batch)
-    parts = split(batch, chunk)
+    parts = split(*_in_step(batch, chunk, accelerator))
     with torch.no_grad(), rehearsal(step_module, contrastive.model.device):
         embedded = [step_module(part, only_embed=True) for part in parts]
     leaves = _leaves(embedded)
@@ -55,16 +57,40 @@ def backward(step_module: nn.Module, accelerator: Accelerator, batch: dict[str, 
     return outputs
 
 
-def split(batch: dict[str, Any], chunk: int) -> list[dict[str, Tensor]]:
-    """Parts of at most `chunk` pictures and texts each, the larger ones last.
+def number_of_parts(batch: dict[str, Any], chunk: int) -> int:
+    """The fewest parts of at most `chunk` pictures and texts each."""
+    return -(-max(len(batch[_seen(batch)]), len(batch["texts"])) // chunk)
+
+
+def _seen(batch: dict[str, Any]) -> str:
+    """What a batch has of its pictures: a locked tower's features, or their pixels."""
+    return "features" if "features" in batch else "pixels"
+
+
+def split(batch: dict[str, Any], number: int) -> list[dict[str, Tensor]]:
+    """So many parts of about equal size, the larger ones last.
 
     With few texts the first parts have none. The last one always has both: DistributedDataParallel synchronises after
     it, and waits for all parameters.
     """
-    seen = "features" if "features" in batch else "pixels"
-    number = -(-max(len(batch[seen]), len(batch["texts"])) // chunk)
+    seen = _seen(batch)
     pictures, texts = (_larger_last(batch[name], number) for name in (seen, "texts"))
     return [{seen: p, "texts": t} for p, t in zip(pictures, texts, strict=True)]
+
+
+def _in_step(batch: dict[str, Any], chunk: int, accelerator: Accelerator) -> tuple[dict[str, Any], int]:
+    """The batch to be split, and into how many parts.
+
+    Under FSDP every forward gathers its weights from all processes: each must go through both towers as often as the
+    others, so the one with the most texts decides, and where texts are too few the last is encoded again for nothing.
+    """
+    number = number_of_parts(batch, chunk)
+    if not accelerator.is_fsdp2:
+        return batch, number
+    number = int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
+    texts = batch["texts"]
+    spare = texts[-1:].expand(max(0, number - len(texts)), -1)
+    return batch | {"texts": torch.cat([texts, spare])}, number
 
 
 def _larger_last(rows: Tensor, number: int) -> Sequence[Tensor]:
@@ -98,18 +124,20 @@ def without_synchronising(step_module: nn.Module, accelerator: Accelerator) -> A
 
 
 def _leaves(embedded: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The whole batch's embeddings, and the logit scale once: through every part it would learn k times as fast."""
+    """The whole batch's embeddings, and the scalars once: through every part they would learn k times as fast."""
     whole = {name: torch.cat([part[name] for part in embedded if name in part]) for name in ("image", "text")}
-    whole["scale"] = embedded[-1]["scale"]
+    whole |= {name: embedded[-1][name] for name in SCALARS if name in embedded[-1]}
     return {name: value.detach().requires_grad_() for name, value in whole.items()}
 
 
 def _by_part(gradients: dict[str, Tensor], embedded: list[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """The gradients of each part's embeddings; the last part has that of the scale."""
+    """The gradients of each part's embeddings; the last part has those of the scalars."""
     first = dict.fromkeys(("image", "text"), 0)
     for part in embedded:
         mine = {}
         for name in [name for name in first if name in part]:
             mine[name] = gradients[name][first[name] : first[name] + len(part[name])]
             first[name] += len(part[name])
-        yield mine | ({"scale": gradients["scale"]} if part is embedded[-1] else {})
+        if part is embedded[-1]:
+            mine |= {name: gradients[name] for name in SCALARS if name in gradients}
+        yield mine

@@ -124,6 +124,8 @@ class CaptionConfig:
 class LossConfig:
     """Which pairs attract each other."""
 
+    # softmax: CLIP's, over the whole batch. sigmoid: SigLIP's, each pair by itself; for models with a logit bias.
+    kind: Literal["softmax", "sigmoid"] = "softmax"
     # clip: only the picture's own caption (CLIP, and the paper). equal: every picture with an equal caption.
     # compatible: every picture whose attributes do not contradict the caption, also a shortened one. overlap: every
     # picture, as far as it has what the caption states.

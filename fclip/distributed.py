@@ -59,14 +59,22 @@ def settle_launch() -> None:
     and all write to one folder.
 
     Raises:
-        UserError: several processes were asked for and one was started.
+        UserError: several processes were asked for and one was started, or FSDP without GPUs.
     """
     if "WORLD_SIZE" in os.environ:
         if not torch.accelerator.is_available():
+            _refuse_fsdp()
             os.environ["ACCELERATE_USE_CPU"] = "true"
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # each process has read the weights
     elif "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ and not os.environ.keys() & set(MPI_SIZES):
         raise UserError(
             "expected several processes, but `accelerate launch` started one, as it does on CPUs and without "
             "--multi_gpu; start them with `torchrun --nproc_per_node N -m …`; for one, set --num_processes 1 and "
             "unset MASTER_ADDR"
         )
+
+
+def _refuse_fsdp() -> None:
+    """Accelerate drops FSDP without a word where processes have no GPUs, and each would hold everything."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        raise UserError("FSDP needs GPUs, and none is here; launch without --use_fsdp, or `torchrun` for CPU processes")

@@ -80,6 +80,28 @@ def _soft_cross_entropy(logits: Tensor, positives: Tensor) -> Tensor:
     return -own.sum() / counts.sum().clamp(min=1)
 
 
+def sigmoid_loss(
+    image: Tensor, text: Tensor, logit_scale: Tensor, logit_bias: Tensor, positives: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of every pair by itself, positive or not, per picture (SigLIP, Zhai et al. 2023, section 3.2).
+
+    Args:
+        image: unit vectors (B, D).
+        text: unit vectors (N, D); N = B without `positives`.
+        logit_scale: logarithm of the inverse temperature, scalar.
+        logit_bias: added to every logit, scalar; far below zero at the start, since most pairs are negative.
+        positives: (B, N), bool, or how much of a positive each pair is (0..1); None: pair i, i.
+
+    Returns:
+        A scalar.
+    """
+    with torch.autocast(image.device.type, enabled=False):
+        logits = logit_scale.float().exp() * image.float() @ text.float().T + logit_bias.float()
+        if positives is None:
+            positives = torch.eye(len(image), device=image.device)
+        return F.binary_cross_entropy_with_logits(logits, positives.to(logits.dtype), reduction="sum") / len(image)
+
+
 def surfacing_loss(
     image: Tensor, bank: Tensor, logit_scale: Tensor, target: Tensor, inclusion: Tensor | None = None
 ) -> Tensor:

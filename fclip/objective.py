@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from fclip.config import LossConfig
 from fclip.distributed import gather
 from fclip.locked import Cut, LockedTexts, cut_image_tower, text_is_locked
-from fclip.losses import caption_overlap, compatible_captions, contrastive_loss, equal_captions, surfacing_loss
+from fclip.losses import (
+    caption_overlap,
+    compatible_captions,
+    contrastive_loss,
+    equal_captions,
+    sigmoid_loss,
+    surfacing_loss,
+)
 from fclip.model import Model
 
 
@@ -30,25 +37,32 @@ class Contrastive(nn.Module):
         config: which pairs attract each other.
         bank: token ids (N, L) of the distinct training captions; None without a bank.
         frequency: the share (N,) of training pictures that have each of them.
+        remember: whether a text tower that does not learn encodes a caption once in the whole run.
     """
 
     bank: Tensor  # this and the next are None without a bank
     frequency: Tensor
 
     def __init__(
-        self, model: Model, config: LossConfig, bank: Tensor | None = None, frequency: Tensor | None = None
+        self,
+        model: Model,
+        config: LossConfig,
+        bank: Tensor | None = None,
+        frequency: Tensor | None = None,
+        remember: bool = True,
     ) -> None:
         super().__init__()
         self.model = model
         self.config = config
         self.register_buffer("bank", bank, persistent=False)
         self.register_buffer("frequency", frequency, persistent=False)
+        self._remember = remember
         self.lock()
 
     def lock(self, only_new: bool = False) -> None:
         """Finds what stays as it is, throughout or in a stage that teaches `only_new`: its outputs are kept."""
         model = self.model
-        locked = text_is_locked(model.clip, only_new)
+        locked = self._remember and text_is_locked(model.clip, only_new)
         self._encode_text = LockedTexts(model.encode_text) if locked else model.encode_text
         self.cut: Cut | None = cut_image_tower(model.clip.visual, only_new)
 
@@ -71,12 +85,14 @@ class Contrastive(nn.Module):
         return batch | drawn | {"texts": torch.cat([batch["tokens"], texts])}
 
     def embed(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Pictures and texts → {"image": (B, D), "text": (T, D), "scale": the logit scale}, without what has no row.
+        """Pictures and texts → {"image": (B, D), "text": (T, D), "scale", "bias": scalars}, without what has no row.
 
         Of pictures that come as "features", what a locked tower made of them, only the rest is computed.
         """
         model = self.model
-        embedded = {"scale": model.clip.logit_scale}
+        embedded = {"scale": model.clip.logit_scale.clone()}  # FSDP hangs hooks on what comes out, and may free it
+        if self.config.kind == "sigmoid":
+            embedded["bias"] = model.clip.logit_bias.clone()
         if "features" not in batch:
             if len(batch["pixels"]):
                 embedded["image"] = model.encode_image(model.preprocess.normalise(batch["pixels"]))
@@ -90,10 +106,14 @@ class Contrastive(nn.Module):
     def loss(self, embedded: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
         """Embeddings → {"loss": with gradient, "cosine": between pictures, for the collapse warning}."""
         image, scale = embedded["image"], embedded["scale"]
-        captions, bank = embedded["text"].tensor_split([len(batch["tokens"])])
+        captions, bank, _ = embedded["text"].tensor_split([len(batch["tokens"]), len(batch["texts"])])
         # Not captions[…]: the backward of that adds in any order when there are several threads.
         own = captions.index_select(0, batch["caption_index"])
-        loss = contrastive_loss(gather(image), gather(own), scale, self._positives(batch))
+        images, texts, positives = gather(image), gather(own), self._positives(batch)
+        if "bias" in embedded:
+            loss = sigmoid_loss(images, texts, scale, embedded["bias"], positives)
+        else:
+            loss = contrastive_loss(images, texts, scale, positives)
         if self.bank is not None:
             surfacing = surfacing_loss(image, bank, scale, batch["target"], batch["inclusion"])
             loss = loss + self.config.surfacing * surfacing

@@ -19,7 +19,7 @@ from timm.models import group_parameters
 from timm.optim import auto_group_layers
 from torch import nn
 
-from fclip.config import Preset
+from fclip.config import LossConfig, Preset
 from fclip.errors import UserError
 from fclip.model import Model
 
@@ -179,6 +179,19 @@ def freeze(model: Model, patterns: tuple[str, ...]) -> None:
     parameters = dict(model.clip.named_parameters())
     for name in matching(parameters, patterns, "freeze"):
         parameters[name].requires_grad_(False)
+
+
+def settle_bias(clip: Any, loss: LossConfig) -> None:
+    """Lets a logit bias learn only where the loss has a use for it: DistributedDataParallel waits for every gradient.
+
+    Raises:
+        UserError: the sigmoid loss, and a model without a bias.
+    """
+    bias = getattr(clip, "logit_bias", None)
+    if loss.kind == "sigmoid" and bias is None:
+        raise UserError("loss.kind=sigmoid is for a model with a logit bias, e.g. siglip; set loss.kind=softmax")
+    if loss.kind == "softmax" and bias is not None:
+        bias.requires_grad_(False)
 
 
 def matching(names: Iterable[str], patterns: Iterable[str], key: str) -> set[str]:

@@ -23,7 +23,8 @@ from fclip.config import Preset, dump_preset
 from fclip.errors import UserError
 from fclip.files import new_folder, recover, writable, write_json
 from fclip.lora import merged
-from fclip.weights import load_state, read_weights
+from fclip.sharding import load_optimizer_state, optimizer_state
+from fclip.weights import read_weights
 
 if TYPE_CHECKING:
     from fclip.training import Run
@@ -35,12 +36,13 @@ MAY_CHANGE = ("out:", "workers:", "track:", "save_every:", "patience:", "feature
 def save_last(run: Run) -> None:
     """Writes `last`: the model and everything that resuming needs. All processes call it, the main one writes."""
     random = gather_object([_random_state()])
+    clip, optimizer = run.whole(), optimizer_state(run.optimizer)
     if not run.accelerator.is_main_process:
         return
     state = {
-        "optimizer": run.optimizer.state_dict(),
+        "optimizer": optimizer,
         "start": run.start,
-        "unmerged": run.model.clip.state_dict() if run.preset.lora.rank else None,
+        "unmerged": clip.state_dict() if run.preset.lora.rank else None,
         "average": run.average.state_dict() if run.average is not None else None,
         "random": random,
         "step": run.step,
@@ -51,7 +53,7 @@ def save_last(run: Run) -> None:
     }
     keep = run.out / "previous" if run.keeps_last else None
     with new_folder(run.out / "last", overwrite=True, keep=keep) as folder:
-        with run.holding(merged(run.model.clip)) as model:
+        with run.holding(merged(clip)) as model:
             write_model(model, folder)
         with (folder / "state.pt").open("wb") as stream:  # torch's own writer does not say why it fails
             torch.save(state, stream)
@@ -88,9 +90,9 @@ def continue_from(run: Run, folder: Path) -> None:
     if was != now:
         raise UserError(f"the run in {folder} had {was} processes, this one has {now}; launch as many as before")
     weights = state["unmerged"] or read_weights(folder / "model.safetensors")
-    load_state(run.model.clip, weights, str(folder))
+    run.take_weights(weights, str(folder))
     run.start = state["start"]
-    run.optimizer.load_state_dict(state["optimizer"])
+    load_optimizer_state(run.optimizer, state["optimizer"])
     if run.average is not None:
         run.average.load_state_dict(state["average"])
     run.step, run.best, run.minutes = state["step"], state["best"], state["minutes"]

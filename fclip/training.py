@@ -49,10 +49,13 @@ from fclip.optimisation import (
     keep_statistics,
     lr_factor,
     parameter_groups,
+    settle_bias,
     within_stage,
 )
 from fclip.pace import Pace
 from fclip.resuming import continue_from, save_last
+from fclip.sharding import divisible, gather_into, scatter_into, shards, whole
+from fclip.weights import load_state
 
 Evaluate = Callable[[Model], dict[str, float]]
 REPORT_EVERY = 10  # steps between looks at the loss: each look makes a GPU wait
@@ -80,10 +83,13 @@ class Run:
         self.start = copy.deepcopy(model.clip.state_dict()) if optim.wise_ft < 1 else None
         self._choose_what_learns(model)
         bank = model.tokenizer(pictures.bank) if preset.loss.surfacing else None
+        sharded = shards(self.accelerator, preset)
+        self.unsharded = divisible(model.clip) if sharded else None  # what the pieces are put together in
         optimizer = torch.optim.AdamW(parameter_groups(model, preset), betas=(optim.beta1, optim.beta2), fused=True)
         if preset.compile:
             compile_towers(model.clip)
-        wrapped = Contrastive(model, preset.loss, bank, pictures.frequency)
+        # In pieces all processes must use the text tower alike, whichever captions each has met.
+        wrapped = Contrastive(model, preset.loss, bank, pictures.frequency, remember=not sharded)
         self.step_module, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
         self.contrastive: Contrastive = self.accelerator.unwrap_model(self.step_module)
         self.model: Model = self.contrastive.model
@@ -98,6 +104,7 @@ class Run:
     def _choose_what_learns(self, model: Model) -> None:
         """Frozen parameters stay so: adapters and stages only take away from what is left."""
         freeze(model, self.preset.freeze)
+        settle_bias(model.clip, self.preset.loss)
         self.unproven = self.preset.lora.rank > 0  # whether adapters have yet to get their first gradient
         if self.preset.lora.rank:
             add_adapters(model.clip, self.preset.lora)
@@ -134,7 +141,8 @@ class Run:
             self.accelerator.clip_grad_norm_(self.step_module.parameters(), self.preset.optim.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.model.clamp_logit_scale()
+        if self.preset.loss.kind == "softmax":  # SigLIP's own scale is above CLIP's range
+            self.model.clamp_logit_scale()
         if self.average is not None:
             self.average.update_parameters(self.model.clip)
         self.step += 1
@@ -176,9 +184,22 @@ class Run:
             )
         return self.pictures.with_features(features)
 
-    def kept(self) -> nn.Module:
+    def whole(self) -> nn.Module:
+        """The towers in one piece, on the main process where they can be used; all processes call it."""
+        if self.unsharded is None:
+            return self.model.clip
+        main = self.accelerator.is_main_process
+        return gather_into(self.unsharded.to(self.accelerator.device if main else "cpu"), self.model.clip)
+
+    def take_weights(self, weights: dict[str, Tensor], where: str) -> None:
+        """Goes on with these weights, which lie at `where`; all processes call it."""
+        load_state(self.model.clip if self.unsharded is None else self.unsharded, weights, where)
+        if self.unsharded is not None:
+            scatter_into(self.model.clip, self.unsharded)
+
+    def kept(self, clip: nn.Module) -> nn.Module:
         """What is measured and kept as best: the averaged weights, adapters merged, mixed with those of the start."""
-        clip = merged(self.model.clip if self.average is None else self.average.module)
+        clip = merged(clip if self.average is None else self.average.module)
         if self.start is None:
             return clip
         mixed = copy.deepcopy(clip)
@@ -197,9 +218,10 @@ class Run:
 
     def measure(self) -> dict[str, float]:
         """The validation metrics, on the main process; a new best is written to `best`."""
+        clip = self.whole()
         if self.evaluate is None or not self.accelerator.is_main_process:
             return {}
-        with self.holding(self.kept()) as model:
+        with self.holding(self.kept(clip)) as model:
             model.eval()
             metrics = self.evaluate(model)
             if metrics["score"] > self.best:
@@ -327,7 +349,7 @@ def _report(
         bar.write(
             "warning: all pictures get nearly the same embedding (collapse); set optim.lr lower or batch_size higher"
         )
-    scale = run.model.clip.logit_scale.exp().item()
+    scale = whole(run.model.clip.logit_scale).exp().item()
     rate, wait, memory = (speed[key] for key in ("images_per_second", "data_wait", "memory_gib"))
     bar.set_postfix(
         {"loss": f"{loss:.3f}", "img/s": f"{rate:.0f}", "data wait": f"{wait:.0%}", "mem": f"{memory:.1f} GiB"}
@@ -360,7 +382,7 @@ def measurements_since_best(history: list[dict[str, float]]) -> int:
 
 def _finite(module: nn.Module) -> bool:
     """Whether all weights are numbers: after a step that was too long the loss shows it only at the next one."""
-    return bool(torch.stack([p.isfinite().all() for p in module.parameters()]).all())
+    return bool(torch.stack([whole(p.isfinite().all()) for p in module.parameters()]).all())
 
 
 def read_history(out: str | Path) -> list[dict[str, float]]:

@@ -9,19 +9,27 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a network
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the data loader forks
 
 from collections.abc import Callable, Iterator
+from io import BytesIO
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
+from PIL import Image
 
+from fclip.batches import TrainingPictures
 from fclip.captions import Captions, captions_for
 from fclip.catalogue.drawn import draw_catalogue
 from fclip.catalogue.schema import groups_of
+from fclip.checkpoint import save_checkpoint
 from fclip.config import ModelConfig, Preset, preset_from
+from fclip.export import export
+from fclip.export_tokenizer import write_tokenizer
 from fclip.model import Model, ModelCard, Preprocess, instantiate
+from fclip.pace import KEYS
 from fclip.pretrained import build_model
-from fclip.tokenizer import ClipTokenizer
+from fclip.tokenizer import ClipTokenizer, HuggingFaceTokenizer, TrainedTokenizer
+from fclip.training import Run, train
 
 TINY = {
     "name": "timm:test_resnet",
@@ -34,6 +42,41 @@ TINY = {
 }
 PLAIN = {"crop": 1, "aspect": 1, "flip": 0, "brightness": 0, "contrast": 0, "workers": 0}
 """Training pictures as they are evaluated."""
+
+
+AUGMENTED = {"crop": 0.7, "aspect": 1.2, "flip": 0.5, "brightness": 0.1, "contrast": 0.1}
+
+EVERYTHING = {
+    "save_every": 2,
+    "lora": {"rank": 2, "dropout": 0.3},
+    "freeze": ("text.transformer.resblocks.0.attn.*", "logit_scale"),
+    "optim": {"head_epochs": 1.5, "ema": 0.9, "wise_ft": 0.5, "layer_decay": 0.5},
+}
+"""All that changes what learns and what is kept, at once."""
+
+
+CLIP_VIT = {"image_size": 48, "layers": 2, "width": 32, "head_width": 16, "patch_size": 12, "mlp_ratio": 1.75}
+HARD_TEXTS = ["a red dress", "Women's V-shaped shirt, long sleeve! " * 5, "x"]
+STATISTICS = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25)}
+
+
+def constant(model) -> dict[str, float]:
+    return {"score": 0.5}
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in run.model.clip.state_dict().items()}
+
+
+def curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """A history without the clock."""
+    return [{k: v for k, v in entry.items() if k not in ("minutes", *KEYS)} for entry in history]
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    """Bit for bit."""
+    assert a.keys() == b.keys()
+    assert [k for k in a if not torch.equal(a[k], b[k])] == []
 
 
 def shake(module: torch.nn.Module) -> torch.nn.Module:
@@ -104,11 +147,23 @@ def preset(tmp_path) -> Callable[..., Preset]:
     """preset(epochs=3, optim={"lr": 1e-3}) → a small run under the test's own folder, unaugmented."""
 
     def make(**keys: object) -> Preset:
-        data = PLAIN | dict(keys.pop("data", {}))  # type: ignore[call-overload]
+        data = PLAIN | dict(keys.pop("data", {}))
         base = {"out": str(tmp_path / "run"), "epochs": 2, "batch_size": 8, "track": "none"}
         return preset_from(base | keys | {"data": data})
 
     return make
+
+
+@pytest.fixture
+def fit(build, catalogue, captions):
+    """fit(preset, evaluate=…, resume=…, on=catalogue, model=…) → the finished Run of a fresh model."""
+
+    def go(preset, evaluate=None, resume=None, on: Dataset = catalogue, model=None) -> Run:
+        model = model or build(drop_path=preset.model.drop_path)
+        pictures = TrainingPictures(on, captions, model.preprocess, preset.data, preset.seed, preset.epochs)
+        return train(preset, model, pictures, evaluate, resume)
+
+    return go
 
 
 @pytest.fixture(scope="session")
@@ -122,3 +177,48 @@ def broken() -> Callable[[Dataset, list[int]], Dataset]:
         return Dataset.from_dict(columns, features=catalogue.features)
 
     return damage
+
+
+@pytest.fixture(scope="session")
+def tokenizers(texts, tmp_path_factory):
+    """One of each kind, for 20 tokens."""
+    trained = TrainedTokenizer.train([*texts, *HARD_TEXTS], context_length=20)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(trained, folder)
+    return {"clip": ClipTokenizer(20), "trained": trained, "huggingface": HuggingFaceTokenizer(folder, 20)}
+
+
+@pytest.fixture(scope="session")
+def made(captions, tokenizers):
+    """made(vision_cfg, kind of tokenizer, model_cfg=…, **of the preprocessing) → a small model, random everywhere."""
+
+    def make(vision=CLIP_VIT, kind="trained", *, text=None, architecture=None, **preprocess) -> Model:
+        tokenizer = tokenizers[kind]
+        text_cfg = {"context_length": 20, "vocab_size": tokenizer.vocab_size, "width": 24, "heads": 3, "layers": 2}
+        model_cfg = {"embed_dim": 16, "vision_cfg": dict(vision), "text_cfg": text_cfg | (text or {})}
+        model_cfg |= {"custom_text": "timm_model_name" in vision} | (architecture or {})
+        size = vision["image_size"]
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        torch.manual_seed(0)
+        card = ModelCard("small", model_cfg, Preprocess(size=size, **STATISTICS | preprocess), captions)
+        return Model(shake(instantiate(model_cfg)), card, tokenizer).eval()
+
+    return make
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """exported(model, to) → the folder."""
+
+    def make(model: Model, to: str):
+        save_checkpoint(model, tmp_path / "checkpoint", overwrite=True)
+        export(tmp_path / "checkpoint", to, tmp_path / "out", overwrite=True)
+        return tmp_path / "out"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def picture() -> Image.Image:
+    [row] = draw_catalogue(items=1, views=1, size_px=160)
+    return Image.open(BytesIO(row["image"]["bytes"])).convert("RGB").crop((0, 0, 130, 97))

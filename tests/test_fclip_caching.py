@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from fclip.batches import BatchOrder, TrainingPictures, training_batches
-from fclip.caching import backward, split
+from fclip.caching import backward, number_of_parts, split
 from fclip.captions import Captions
 from fclip.config import DataConfig, LossConfig, StnConfig
 from fclip.model import Model
@@ -80,7 +80,7 @@ def one_graph(module: Contrastive, batch: dict, chunk: int, bf16: bool = False) 
     torch.manual_seed(0)
     batch = module.with_texts(batch)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        parts = [module.embed(part) for part in split(batch, chunk)]
+        parts = [module.embed(part) for part in split(batch, number_of_parts(batch, chunk))]
     whole = {name: torch.cat([part[name] for part in parts if name in part]) for name in ("image", "text")}
     outputs = module.loss(whole | {"scale": module.model.clip.logit_scale}, batch)
     outputs["loss"].backward()
@@ -204,7 +204,7 @@ def test_no_pass_sees_more_than_a_part(contrastive, model, batch, chunk, monkeyp
 @pytest.mark.parametrize(("pictures", "texts"), [(7, 2), (2, 9), (5, 5), (1, 1), (8, 3)])
 def test_parts_are_in_order_and_the_last_has_pictures_and_texts(pictures, texts):
     batch = {"pixels": torch.arange(pictures), "texts": torch.arange(texts), "caption_ids": torch.arange(pictures)}
-    parts = split(batch, 3)
+    parts = split(batch, number_of_parts(batch, 3))
     for name in ("pixels", "texts"):
         assert torch.equal(torch.cat([part[name] for part in parts]), batch[name])
         assert max(len(part[name]) for part in parts) <= 3

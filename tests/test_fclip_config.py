@@ -255,7 +255,7 @@ def test_what_is_dumped_loads_equal(values):
 
 def test_a_preset_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Preset().epochs = 3  # type: ignore[misc]
+        Preset().epochs = 3
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
 from datasets import Dataset
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
+import fclip.distributed
 from fclip.batches import BatchOrder, TrainingPictures, training_batches
 from fclip.caching import backward
 from fclip.captions import captions_for
@@ -25,6 +30,8 @@ from fclip.config import Preset, preset_from
 from fclip.distributed import gather, settle_launch
 from fclip.errors import UserError
 from fclip.pretrained import build_model
+from fclip.resuming import continue_from, save_last
+from fclip.sharding import whole
 from fclip.training import Run
 
 WHOLE_BATCH = 12
@@ -39,32 +46,45 @@ RUNS: dict[str, dict] = {
     "all pictures locked": {"freeze": ("visual.*",), "data": PLAIN},
     "a first stage, then all": {"optim": {"head_epochs": 1}},
     "a first stage, then adapters": {"optim": {"head_epochs": 1}, "lora": {"rank": 2}},
+    "sigmoid": {"loss": {"kind": "sigmoid", "positives": "equal"}},
+    "a bias without use": {"loss": {"positives": "equal"}},
+    "twenty steps": {"loss": {"positives": "equal"}, "epochs": 10},
 }
-CACHED = {"overlap": 3, "compatible and surfacing": 2, "texts locked": 1, "pictures locked": 2}
+CACHED = {"overlap": 3, "compatible and surfacing": 2, "texts locked": 1, "pictures locked": 2, "sigmoid": 3}
 """The runs that are also made with gradient caching, and the pictures per pass."""
 RUNS |= {f"{name}, cached": RUNS[name] | {"cache_chunk": chunk} for name, chunk in CACHED.items()}
+SHARDED = ("equal", "overlap, cached", "compatible and surfacing, cached", "texts locked", "a first stage, then all")
+SHARDED += ("sigmoid, cached", "a bias without use")
+"""The runs that are also made with FSDP2."""
+
+
+BIASED = ("sigmoid", "sigmoid, cached", "a bias without use")
 
 
 @cache
 def _catalogue() -> Dataset:
-    return draw_catalogue(items=12, views=2, size_px=32)
+    """Twenty-six pictures: two are left over in every epoch."""
+    return draw_catalogue(items=13, views=2, size_px=32)
 
 
 def _preset(world: int, options: dict) -> Preset:
-    keys = {"out": "unused", "epochs": 2, "batch_size": WHOLE_BATCH // world, "track": "none"} | options
+    keys = {"epochs": 2, "batch_size": WHOLE_BATCH // world, "track": "none"} | options
     tower = {"name": "timm:test_resnet", "image_size": (32, 32), "tokenizer": "trained"}
     sizes = {"embed_dim": 16, "text_width": 16, "text_layers": 1, "text_heads": 2}
     data = {"workers": 0} | keys.get("data", {})
     return preset_from(keys | {"model": tower | sizes, "data": data, "freeze_batch_norm": True})
 
 
-def _run(world: int, options: dict) -> tuple[Run, list[dict]]:
-    """A run and this process's batches of all its steps."""
+def _run(world: int, options: dict, biased: bool = False) -> tuple[Run, list[dict]]:
+    """A run, of a model with a logit bias or without, and this process's batches of all its steps."""
     preset, catalogue = _preset(world, options), _catalogue()
     captions = captions_for(groups_of(catalogue), drop=0.5)
     torch.manual_seed(0)
     texts = [captions.render(attributes) for attributes in catalogue["attributes"][:]]
-    model = build_model(preset.model, captions, texts).double()
+    model = build_model(preset.model, captions, texts)
+    if biased:
+        model.clip.logit_bias = torch.nn.Parameter(torch.tensor(-3.0))
+    model.double()
     pictures = TrainingPictures(catalogue, captions, model.preprocess, preset.data, preset.seed, preset.epochs)
     run = Run(preset, model, pictures, None)
     return run, list(training_batches(run.seen(False), model.tokenizer, run.order(), 0))
@@ -76,27 +96,65 @@ def _work(rank: int, world: int, port: int, out: Path) -> None:
     os.environ |= {k: str(v) for k, v in place.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
     torch.set_num_threads(1)
-    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    torch.Tensor.float = torch.Tensor.double
     kept = {"features": str(out / f"features-{world}")}
-    found = {name: _steps(world, options | kept) for name, options in RUNS.items()}
-    found["features"] = sorted(os.listdir(kept["features"]))  # type: ignore[assignment]
+    found = {name: _steps(world, options | kept, name in BIASED) for name, options in RUNS.items()}
+    found["features"] = sorted(os.listdir(kept["features"]))
     found["gathered"] = _gathered(rank)
+    if world > 1:
+        found["sharded"] = _sharded(world, out)
     torch.save(found, out / f"{world}-{rank}.pt")
     if world > 1:
         torch.distributed.destroy_process_group()
 
 
-def _steps(world: int, options: dict) -> dict:
-    run, batches = _run(world, options)
+def _steps(world: int, options: dict, biased: bool) -> dict:
+    run, batches = _run(world, options, biased)
     assert run.accelerator.num_processes == world
     run.training_mode()
     for batch in batches:
         batch.pop("skipped")
     backward(run.step_module, run.accelerator, batches[0], run.preset.cache_chunk)
-    gradients = {n: p.grad.clone() for n, p in run.model.clip.named_parameters() if p.requires_grad}
+    learning = [(name, p) for name, p in run.model.clip.named_parameters() if p.requires_grad]
+    sizes = {name: value.shape for name, value in run.whole().state_dict().items()}
+    gradients = {name: whole(p.grad).reshape(sizes[name]).clone() for name, p in learning}
     run.optimizer.zero_grad()
     losses = [run.take_step(batch, len(batches))["loss"] for batch in batches]
-    return {"gradients": gradients, "losses": torch.stack(losses), "weights": dict(run.model.clip.state_dict())}
+    return {"gradients": gradients, "losses": torch.stack(losses), "weights": dict(run.whole().state_dict())}
+
+
+def _sharded(world: int, out: Path) -> dict:
+    """The same with FSDP2, which accelerate has for GPUs only: it is told that there are some."""
+    os.environ |= {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    }
+    os.environ |= {"FSDP_TRANSFORMER_CLS_TO_WRAP": "ResidualAttentionBlock"}
+    fclip.distributed._refuse_fsdp = lambda: None
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    found = {name: _steps(world, RUNS[name], name in BIASED) for name in SHARDED}
+    return found | {"resumed": _resumed(world, out / f"{world}")}
+
+
+def _resumed(world: int, out: Path) -> dict:
+    """A run that is saved after its second step and goes on from there in another; and what it saved."""
+    options = RUNS["equal"] | {"out": str(out)}
+    run, batches = _run(world, options)
+    for batch in batches:
+        batch.pop("skipped")
+    for batch in batches[:2]:
+        run.take_step(batch, len(batches))
+    save_last(run)
+    saved = dict(run.whole().state_dict())
+    run, _ = _run(world, options)
+    assert isinstance(next(run.model.clip.parameters()), DTensor)
+    continue_from(run, out / "last")
+    for batch in batches[2:]:
+        run.take_step(batch, len(batches))
+    return {"saved": saved, "weights": dict(run.whole().state_dict())}
 
 
 def _gathered(rank: int) -> torch.Tensor:
@@ -109,9 +167,15 @@ def _gathered(rank: int) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> dict[int, list[dict]]:
+def processes(tmp_path_factory) -> Path:
+    """Where the processes leave what they find."""
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def results(processes) -> dict[int, list[dict]]:
     """Processes → what each of them found; one fork server imports for all."""
-    out = tmp_path_factory.mktemp("processes")
+    out = processes
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fclip.training", "fclip.pretrained", "fclip.catalogue.drawn", "peft"])
     started = []
@@ -129,12 +193,15 @@ def results(tmp_path_factory) -> dict[int, list[dict]]:
     return {w: [torch.load(out / f"{w}-{r}.pt", weights_only=True) for r in of_w] for w, of_w in ranks.items()}
 
 
-def test_twins_straddle_the_processes(texts):
+def test_twins_straddle_the_processes():
     """Else the tests below would not see positives that lie on another process."""
+    catalogue = _catalogue()
+    captions = captions_for(groups_of(catalogue))
+    texts = [captions.render(attributes) for attributes in catalogue["attributes"][:]]
     for world in (2, 3):
-        parts = [next(iter(BatchOrder(24, WHOLE_BATCH // world, 2, 0, rank, world))) for rank in range(world)]
-        first, second = ({texts[i] for i in part} for part in parts[:2])
-        assert first & second
+        orders = [BatchOrder(len(texts), WHOLE_BATCH // world, 2, 0, rank, world) for rank in range(world)]
+        steps = [[{texts[i % len(texts)] for i in part} for part in step] for step in zip(*orders, strict=True)]
+        assert any(first & second for first, second, *_ in steps)
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -164,6 +231,25 @@ def test_processes_together_keep_the_features_that_one_would(results):
     assert all(part["features"] == results[1][0]["features"] for parts in results.values() for part in parts)
 
 
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("name", SHARDED)
+def test_sharded_processes_equal_whole_ones(results, world, name):
+    for part in results[world]:
+        sharded, whole = part["sharded"][name], part[name]
+        torch.testing.assert_close(sharded["losses"], whole["losses"], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(sharded["gradients"], whole["gradients"], rtol=1e-8, atol=1e-10)
+    sharded, whole = (of[name]["weights"] for of in (results[world][0]["sharded"], results[world][0]))
+    torch.testing.assert_close(sharded, whole, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_sharded_run_saves_a_whole_checkpoint_and_is_resumed(results, processes, world):
+    found = results[world][0]["sharded"]
+    saved = load_file(processes / f"{world}" / "last" / "model.safetensors")
+    torch.testing.assert_close(saved, found["resumed"]["saved"], rtol=0, atol=0)
+    torch.testing.assert_close(found["resumed"]["weights"], found["equal"]["weights"], rtol=0, atol=0)
+
+
 def test_the_gradient_of_a_gather_is_the_sum_over_the_processes(results):
     """W times the true one: the mean over processes in DDP takes that out again."""
     for world, parts in results.items():
@@ -176,7 +262,8 @@ def test_alone_gathering_changes_nothing():
     assert gather(values) is values
 
 
-LAUNCHED = ("WORLD_SIZE", "MASTER_ADDR", "ACCELERATE_USE_CPU", "OMPI_COMM_WORLD_SIZE")
+LAUNCHED = ("WORLD_SIZE", "MASTER_ADDR", "ACCELERATE_USE_CPU", "OMPI_COMM_WORLD_SIZE", "ACCELERATE_USE_FSDP")
+LAUNCHED += ("FSDP_CPU_RAM_EFFICIENT_LOADING",)
 
 
 @pytest.fixture
@@ -206,6 +293,16 @@ def test_one_process_in_place_of_several_is_refused(launched):
     launched(MASTER_ADDR="127.0.0.1", ACCELERATE_USE_CPU="True")
     with pytest.raises(UserError, match=r"expected several processes, but `accelerate launch` started one"):
         settle_launch()
+
+
+def test_fsdp_without_a_gpu_is_refused(launched, monkeypatch):
+    """Accelerate would train whole copies and say nothing."""
+    launched(WORLD_SIZE="2", ACCELERATE_USE_FSDP="true", FSDP_CPU_RAM_EFFICIENT_LOADING="true")
+    with pytest.raises(UserError, match=r"^FSDP needs GPUs, and none is here; launch without --use_fsdp"):
+        settle_launch()
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    settle_launch()
+    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"  # it cannot broadcast a batch norm's statistics
 
 
 def test_one_process_and_those_of_mpi_are_left_alone(launched):

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import json
-from io import BytesIO
 
 import numpy as np
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import CLIP_VIT as VIT
+from conftest import HARD_TEXTS as TEXTS
 from conftest import shake
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.swin_transformer import SwinTransformer
-from tokenizers import Tokenizer as Encoder
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPModel, CLIPProcessor
 
-import fclip.export
-import fclip.export_onnx
-from fclip.catalogue.drawn import draw_catalogue
 from fclip.checkpoint import save_checkpoint
 from fclip.config import ModelConfig, StnConfig
 from fclip.errors import UserError
 from fclip.export import ABOUT_FILE, FORMS, export
 from fclip.export_tokenizer import write_tokenizer
-from fclip.model import Model, ModelCard, Preprocess, instantiate
+from fclip.model import Model, instantiate
 from fclip.pretrained import build_model
-from fclip.tokenizer import END, START, ClipTokenizer, HuggingFaceTokenizer, TrainedTokenizer
+from fclip.tokenizer import END, START, HuggingFaceTokenizer
 from fclip.transformers_clip import (
     architecture_from_transformers,
     architecture_to_transformers,
@@ -38,12 +34,9 @@ from fclip.transformers_clip import (
 )
 from fclip.variants import with_stn
 
-VIT = {"image_size": 48, "layers": 2, "width": 32, "head_width": 16, "patch_size": 12, "mlp_ratio": 1.75}
 RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16, "patch_size": None}
 TIMM = {"timm_pool": "", "timm_proj": "linear", "timm_drop_path": None}
 SWIN = TIMM | {"image_size": [32, 32], "timm_model_name": "swin_of_a_test"}
-TEXTS = ["a red dress", "Women's V-shaped shirt, long sleeve! " * 5, "x"]
-STATISTICS = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25)}
 
 default_cfgs = generate_default_cfgs({"swin_of_a_test.none": {"input_size": (3, 32, 32), "first_conv": "patch_embed"}})
 
@@ -53,50 +46,6 @@ def swin_of_a_test(pretrained: bool = False, **options) -> SwinTransformer:
     """As timm's own, but small."""
     own = {"img_size": 32, "patch_size": 4, "window_size": 4, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4)}
     return build_model_with_cfg(SwinTransformer, "swin_of_a_test", pretrained, **{**own, **options})
-
-
-@pytest.fixture(scope="module")
-def tokenizers(texts, tmp_path_factory):
-    """One of each kind, for 20 tokens."""
-    trained, folder = TrainedTokenizer.train([*texts, *TEXTS], context_length=20), tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(trained, folder)
-    return {"clip": ClipTokenizer(20), "trained": trained, "huggingface": HuggingFaceTokenizer(folder, 20)}
-
-
-@pytest.fixture(scope="module")
-def made(captions, tokenizers):
-    """made(vision_cfg, kind of tokenizer, model_cfg=…, **of the preprocessing) → a small model, random everywhere."""
-
-    def make(vision=VIT, kind="trained", *, text=None, architecture=None, **preprocess) -> Model:
-        tokenizer = tokenizers[kind]
-        text_cfg = {"context_length": 20, "vocab_size": tokenizer.vocab_size, "width": 24, "heads": 3, "layers": 2}
-        model_cfg = {"embed_dim": 16, "vision_cfg": dict(vision), "text_cfg": text_cfg | (text or {})}
-        model_cfg |= {"custom_text": "timm_model_name" in vision} | (architecture or {})
-        size = vision["image_size"]
-        size = (size, size) if isinstance(size, int) else tuple(size)
-        torch.manual_seed(0)
-        card = ModelCard("small", model_cfg, Preprocess(size=size, **STATISTICS | preprocess), captions)
-        return Model(shake(instantiate(model_cfg)), card, tokenizer).eval()
-
-    return make
-
-
-@pytest.fixture
-def exported(tmp_path):
-    """exported(model, to) → the folder."""
-
-    def make(model: Model, to: str):
-        save_checkpoint(model, tmp_path / "checkpoint", overwrite=True)
-        export(tmp_path / "checkpoint", to, tmp_path / "out", overwrite=True)
-        return tmp_path / "out"
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def picture() -> Image.Image:
-    [row] = draw_catalogue(items=1, views=1, size_px=160)
-    return Image.open(BytesIO(row["image"]["bytes"])).convert("RGB").crop((0, 0, 130, 97))
 
 
 def ours(model: Model, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -335,80 +284,6 @@ def test_a_spatial_transformer_leaves_only_as_onnx(made, exported, to):
     model = with_stn(made(), StnConfig(transform="affine", look_at=32))
     with pytest.raises(UserError, match=f"^{to} has no place for a spatial transformer .*; use --to onnx$"):
         exported(model, to)
-
-
-# ONNX
-
-
-def look(model: Model, **options) -> Model:
-    """The model behind a spatial transformer that does look elsewhere."""
-    model = with_stn(model, StnConfig(look_at=32, look_size=(96, 96), **options))
-    shake(model.clip.visual.stn)
-    return model.eval()
-
-
-GRAPHS = {
-    "vit": lambda made: made(kind="clip", architecture={"quick_gelu": True}),
-    "resnet": lambda made: made(RESNET),
-    "swin": lambda made: made(SWIN, resize_mode="squash"),
-    "stn, affine": lambda made: look(made(), transform="affine", localisation="residual"),
-    "stn, spline": lambda made: look(made(), transform="tps"),
-}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name == "stn, spline" else ()) for name in GRAPHS]
-)
-def test_onnx_gives_the_same_embeddings(made, exported, picture, name):
-    """As a user without torch runs it: from fclip.json, tokenizer.json, uint8 pixels and the two graphs."""
-    import onnxruntime
-
-    model = GRAPHS[name](made)
-    folder = exported(model, "onnx")
-    about = json.loads((folder / ABOUT_FILE).read_text())
-    assert about["logit_scale"] == model.clip.logit_scale.exp().item()
-    assert Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["preprocess"].items()}) == (
-        model.preprocess
-    )
-
-    def run(kind: str, values: np.ndarray) -> torch.Tensor:
-        session = onnxruntime.InferenceSession(folder / about[kind]["file"], providers=["CPUExecutionProvider"])
-        assert about[kind]["input"]["shape"] == session.get_inputs()[0].shape
-        assert about[kind]["output"]["shape"] == session.get_outputs()[0].shape
-        names = [about[kind]["output"]["name"]], about[kind]["input"]["name"]
-        return torch.from_numpy(session.run(names[0], {names[1]: values})[0])
-
-    for number in (1, 3, 5):
-        pixels = torch.cat([noise(model, number)[1:], model.preprocess(picture)[None]])
-        expected = ours(model, pixels)[0]
-        torch.testing.assert_close(run("image", pixels.numpy()), expected, rtol=0, atol=1e-4)
-    encoder = Encoder.from_file(str(folder / "tokenizer.json"))
-    for texts in (TEXTS[:1], TEXTS, TEXTS + TEXTS[:2]):
-        ids = np.array([encoded.ids for encoded in encoder.encode_batch(texts)])
-        with torch.no_grad():
-            torch.testing.assert_close(run("text", ids), model.encode_text(model.tokenizer(texts)), rtol=0, atol=1e-4)
-
-
-def test_large_graphs_have_their_weights_beside_them_and_no_graph_tells_where_it_was_made(made, exported, monkeypatch):
-    monkeypatch.setattr(fclip.export_onnx, "LARGE_BYTES", 60_000)
-    model = made(VIT | {"layers": 1, "width": 16, "head_width": 8}, text={"width": 48})
-    folder = exported(model, "onnx")  # which runs them
-    assert sorted(path.name for path in folder.glob("*.onnx*")) == ["image.onnx", "text.onnx", "text.onnx.data"]
-    assert all(b".py" not in path.read_bytes() for path in folder.glob("*.onnx"))
-
-
-def test_a_tower_that_is_bound_to_a_number_of_pictures_is_refused(made, tmp_path):
-    model = made()
-    whole = model.clip.visual.forward
-    model.clip.visual.forward = lambda pixels: whole(pixels) * len(pixels)
-    with pytest.raises(UserError, match=r"image tower of small does not become .*: its number of pictures or texts b"):
-        fclip.export_onnx.write_graphs(model, tmp_path)
-
-
-def test_what_onnx_needs_is_named_when_it_is_missing(made, exported, monkeypatch):
-    monkeypatch.setattr(fclip.export_onnx, "find_spec", lambda name: None if name == "onnxscript" else name)
-    with pytest.raises(UserError, match=r"^--to onnx needs onnxscript; pip install 'fclip\[onnx\]'$"):
-        exported(made(), "onnx")
 
 
 # All forms

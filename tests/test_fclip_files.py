@@ -285,7 +285,7 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(tmp_path, there, hidde
                 raise RuntimeError("unexpected pos 704")  # noqa: B904
             raise
 
-    with pytest.raises(UserError, match=r"cannot write .*new: the disk is full; free some space; "):  # noqa: SIM117
-        with new_folder(tmp_path / "new", overwrite=True) as folder:
-            write(folder)
+    told = r"cannot write .*new: the disk is full; free some space; "
+    with pytest.raises(UserError, match=told), new_folder(tmp_path / "new", overwrite=True) as folder:
+        write(folder)
     assert tree(tmp_path) == before

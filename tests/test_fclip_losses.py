@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -12,7 +13,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fclip.losses import caption_overlap, compatible_captions, contrastive_loss, equal_captions, surfacing_loss
+from fclip.losses import (
+    caption_overlap,
+    compatible_captions,
+    contrastive_loss,
+    equal_captions,
+    sigmoid_loss,
+    surfacing_loss,
+)
 
 SCALE = torch.tensor(math.log(1 / 0.07))
 
@@ -51,6 +59,24 @@ def test_without_positives_it_is_the_loss_of_open_clip():
     theirs = with_gradients(lambda i, t, s: open_clip.ClipLoss()(i, t, s.exp()), unit(7, 0), unit(7, 1))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_the_sigmoid_loss_is_that_of_open_clip():
+    bias = torch.tensor(-10.0)
+    ours = with_gradients(lambda i, t, s: sigmoid_loss(i, t, s, bias), unit(7, 0), unit(7, 1))
+    theirs = with_gradients(lambda i, t, s: open_clip.loss.SigLipLoss()(i, t, s.exp(), bias), unit(7, 0), unit(7, 1))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_the_sigmoid_loss_asks_every_pair_by_itself():
+    """A pair that is half a positive costs half of either answer."""
+    image, text, positives = unit(3, 0), unit(4, 1), torch.tensor([[1, 0, 0.5, 0], [0, 1, 0, 0], [0.25, 0, 0, 1]])
+    bias, total = torch.tensor(-1.0), 0.0
+    for i, t in itertools.product(range(3), range(4)):
+        chance = 1 / (1 + torch.exp(-(SCALE.exp() * image[i] @ text[t] + bias)))
+        total -= positives[i, t] * chance.log() + (1 - positives[i, t]) * (1 - chance).log()
+    torch.testing.assert_close(sigmoid_loss(image, text, SCALE, bias, positives), total / 3, rtol=1e-4, atol=1e-6)
 
 
 def test_unique_captions_make_every_kind_of_positives_the_same_loss():
