@@ -100,7 +100,9 @@ def over_seeds(values: Sequence[Any] | NDArray[Any]) -> OverSeeds:
     if runs.ndim not in (1, 2) or not len(runs):
         raise ValueError(f"expected the scores of one run or more, (S,) or (S, K), got {runs.shape}")
     deviation = runs.std(0, ddof=1) if len(runs) > 1 else np.full(runs.shape[1:], np.nan)
-    return OverSeeds(runs.mean(0)[()], deviation[()], len(runs))
+    if runs.ndim == 1:
+        return OverSeeds(float(runs.mean()), float(deviation), len(runs))
+    return OverSeeds(runs.mean(0), deviation, len(runs))
 
 
 def _reached(totals: Array, runs: int, seed: int, exhaustive: bool, cells: int) -> NDArray[np.int64]:
