@@ -134,6 +134,16 @@ def test_ranks_are_exact_where_float32_would_round():
         assert rank_embeddings(own[None], gallery, relevance, cells=cells).rank.tolist() == [expected]
 
 
+def test_tied_relevant_items_do_not_crowd_out_the_irrelevant_before_they_are_ordered():
+    cosine = np.array([0.5 + 0.8 * TIE] * 60 + [0.5] * 5)
+    gallery = np.stack([cosine, np.sqrt(1 - cosine**2)], 1)
+    relevance = Relevance.of_labels([1], [1] * 60 + [0] * 5)
+    found = top_k(np.array([[1.0, 0.0]]), gallery, 6, relevance)
+    assert found.item[0, :5].tolist() == [60, 61, 62, 63, 64]
+    assert found.relevant.tolist() == [[False] * 5 + [True]]
+    assert rank_embeddings(np.array([[1.0, 0.0]]), gallery, relevance).rank.min() == 6
+
+
 def test_a_query_is_not_its_own_answer_when_it_is_left_out():
     vectors, labels = np.eye(4)[[0, 0, 1, 2]] + 0.01, ["a", "a", "b", "a"]
     relevance, itself = Relevance.of_labels(labels, labels), np.arange(4)

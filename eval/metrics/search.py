@@ -96,7 +96,7 @@ def top_k(
     tie: float = TIE,
     cells: int = CELLS,
 ) -> Found:
-    """The k best items of every query by cosine; of equal ones irrelevant items come first, then lower places.
+    """The k best items of every query by cosine; of equal ones irrelevant items come first.
 
     Args:
         k: items per query.
