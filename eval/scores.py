@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.metrics.surfacing import macro, share
+from eval.metrics.means import known_mean, share
 from eval.metrics.uncertainty import interval, ratio_samples
 
 LEVEL = 0.95
@@ -54,7 +54,7 @@ class Answers:
 
     def _with_macro(self, ratios: NDArray[np.float64]) -> NDArray[np.float64]:
         groups = ratios[:, ratios.shape[1] - len(self.groups) :]
-        return np.column_stack([ratios, macro(groups)])
+        return np.column_stack([ratios, known_mean(groups)])
 
 
 def of_group(group: str) -> str:

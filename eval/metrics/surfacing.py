@@ -28,11 +28,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.metrics.means import known_mean, share
+from eval.metrics.search import TIE
+
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 Flags = NDArray[np.bool_]
 
-TIE = 1e-6
 UNKNOWN = -1
 
 
@@ -127,19 +129,7 @@ def attribute_accuracy(hits: NDArray[Any], codes: Ints) -> dict[str, Any]:
     """
     known = codes != UNKNOWN
     groups = share(hits.sum(0), known.sum(0))
-    return {"micro": float(share(hits.sum(), known.sum())), "macro": macro(groups), "groups": groups}
-
-
-def share(part: Any, whole: Any) -> NDArray[np.float64]:
-    """part / whole, nan where whole is 0."""
-    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole != 0)
-
-
-def macro(groups: NDArray[np.float64]) -> Any:
-    """The mean over the last axis of what is not nan; nan if all is."""
-    known = ~np.isnan(groups)
-    return share(np.where(known, groups, 0).sum(-1), known.sum(-1))[()]
+    return {"micro": float(share(hits.sum(), known.sum())), "macro": known_mean(groups), "groups": groups}
 
 
 def recall_at(rank: Ints, k: int) -> float:
