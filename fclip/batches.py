@@ -74,7 +74,7 @@ class TrainingPictures(torch.utils.data.Dataset):
         self.rows = np.flatnonzero(has_caption[kind])
         self.without_caption = len(kind) - len(self.rows)
         self._kind, self._kinds = kind[self.rows], kinds  # equal attributes are held once, however many pictures
-        self.bank = unique([full[k] for k in unique(self._kind.tolist())])
+        self.bank = unique([full[k] for k in dict.fromkeys(self._kind.tolist())])
         position = {caption: i for i, caption in enumerate(self.bank)}
         self._bank_index = np.array([position.get(caption, -1) for caption in full])
         counts = np.bincount(self._bank_index[self._kind], minlength=len(self.bank))
