@@ -109,7 +109,7 @@ def cost_by_size(sizes: Sequence[int], steps: int, repeats: int, batch_size: int
 
 def _training_turn(run: Any, pictures: TrainingPictures, steps: int) -> Callable[[], None]:
     """Goes on through the epoch from turn to turn, as a run does."""
-    from fclip.batches import BatchOrder
+    from fclip.order import BatchOrder
 
     order = BatchOrder(len(pictures), run.preset.batch_size, epochs=999, seed=0)
     loader = on_device(run, training_batches(pictures, run.model.tokenizer, order, workers=0))

@@ -162,7 +162,7 @@ def pose_catalogue(pictures: Dataset, data: Any, seed: int = POSE_SEED) -> Datas
     import numpy as np
     from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-    from fclip.batches import pose
+    from fclip.augmentation import pose
     from fclip.images import UnreadableImageError, decode
 
     def posed(row: dict[str, Any], number: int) -> dict[str, Any]:

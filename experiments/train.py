@@ -233,7 +233,7 @@ def _check_first_size(preset: Preset, model: Model) -> None:
     """Raises UserError when the tower takes pictures of one size only, and the preset lets them grow."""
     import torch
 
-    from fclip.batches import training_sizes
+    from fclip.augmentation import training_sizes
 
     first, *_ = training_sizes(model.preprocess.size, preset.data.first_size, preset.epochs)
     if first == model.preprocess.size:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from fclip.batches import training_batches, training_sizes
+from fclip.augmentation import training_sizes
+from fclip.batches import training_batches
 from fclip.lora import merged
 from fclip.optimisation import tower_of
 from fclip.pace import Pace, peak_memory_gib

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from fclip.batches import BatchOrder, TrainingPictures, training_batches
+from fclip.batches import TrainingPictures, training_batches
 from fclip.caching import backward, without_synchronising
 from fclip.checkpoint import write_model
 from fclip.compiling import compile_towers
@@ -52,6 +52,7 @@ from fclip.optimisation import (
     settle_bias,
     within_stage,
 )
+from fclip.order import BatchOrder
 from fclip.pace import Pace
 from fclip.resuming import continue_from, save_last
 from fclip.sharding import divisible, gather_into, scatter_into, shards, whole

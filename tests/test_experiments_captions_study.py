@@ -16,11 +16,12 @@ from eval.surfacing import evaluate_surfacing
 from experiments.captions_study import CAPTIONS, LOSSES, epochs_for, every_row, main
 from experiments.study import HERE, with_options
 from experiments.study_report import mean_difference, mean_score
-from fclip.batches import BatchOrder, TrainingPictures, training_batches
+from fclip.batches import TrainingPictures, training_batches
 from fclip.captions import Captions
 from fclip.config import LossConfig, load_preset
 from fclip.files import read_json
 from fclip.objective import Contrastive
+from fclip.order import BatchOrder
 
 SMALL = {
     "data.catalogue": "[drawn:24]",

@@ -9,13 +9,14 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from fclip.batches import BatchOrder, TrainingPictures, training_batches
+from fclip.batches import TrainingPictures, training_batches
 from fclip.caching import backward, number_of_parts, split
 from fclip.captions import Captions
 from fclip.config import DataConfig, LossConfig, StnConfig
 from fclip.model import Model
 from fclip.objective import Contrastive
 from fclip.optimisation import freeze
+from fclip.order import BatchOrder
 from fclip.variants import with_stn
 
 BATCH = 10

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from fclip import batches
-from fclip.batches import BatchOrder, TrainingPictures, training_batches
+from fclip.batches import TrainingPictures, training_batches
 from fclip.catalogue import open_catalogue
 from fclip.catalogue.schema import select_split
 from fclip.catalogue.writing import write_shards
 from fclip.config import DataConfig
+from fclip.order import BatchOrder
 from fclip.training import train
 
 

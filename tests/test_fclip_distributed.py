@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 import fclip.distributed
-from fclip.batches import BatchOrder, TrainingPictures, training_batches
+from fclip.batches import TrainingPictures, training_batches
 from fclip.caching import backward
 from fclip.captions import captions_for
 from fclip.catalogue.drawn import draw_catalogue
@@ -29,6 +29,7 @@ from fclip.catalogue.schema import groups_of
 from fclip.config import Preset, preset_from
 from fclip.distributed import gather, settle_launch
 from fclip.errors import UserError
+from fclip.order import BatchOrder
 from fclip.pretrained import build_model
 from fclip.resuming import continue_from, save_last
 from fclip.sharding import whole

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fclip.batches import BatchOrder, TrainingPictures, training_batches
+from fclip.batches import TrainingPictures, training_batches
 from fclip.captions import Captions
 from fclip.config import DataConfig, LoraConfig, LossConfig
 from fclip.locked import LockedTexts, text_is_locked
@@ -16,6 +16,7 @@ from fclip.lora import add_adapters
 from fclip.losses import contrastive_loss, equal_captions, surfacing_loss
 from fclip.objective import Contrastive
 from fclip.optimisation import freeze
+from fclip.order import BatchOrder
 
 BATCH = 12
 TEXT = ("text.*",)
