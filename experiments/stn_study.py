@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from experiments.study import measured, pictures_of, say, study_preset, train_one, with_options
+from experiments.study import measured, pictures_of, say, study_preset, train_one, with_options, write
 from fclip.errors import UserError, run_program
 
 if TYPE_CHECKING:
@@ -99,14 +99,14 @@ def read_presets(data: str, variants: Sequence[str], out: Path, overrides: Seque
 
 def fix_costs(presets: Mapping[str, Preset], minutes: float, out: Path) -> dict[str, Preset]:
     """The presets with as many epochs as each trains in `minutes`; speeds are kept in OUT/speeds.json."""
-    from fclip.files import read_json, write_json
+    from fclip.files import read_json
 
     file = out / "speeds.json"
     speeds = read_json(file, "speeds of an earlier call") if file.is_file() else {}
     for name, preset in presets.items():
         if name not in speeds:
             speeds[name] = measure_speed(preset)
-            write_json(file, speeds)
+            write(file, speeds)
         say(f"{name}: {speeds[name]['images_per_second']:.0f} images/s")
     return {
         name: replace(preset, epochs=max(0.001, round(minutes * 60 / speeds[name]["seconds_per_epoch"], 3)))

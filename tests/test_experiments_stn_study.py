@@ -86,6 +86,15 @@ def test_slower_variants_get_fewer_epochs(tmp_path):
     assert {name: p.epochs for name, p in fix_costs(presets, 2, tmp_path).items()} == {"plain": 12, "stn": 4.8}
 
 
+def test_speeds_are_kept_in_a_folder_that_was_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        stn_study, "measure_speed", lambda preset: {"images_per_second": 9.0, "seconds_per_epoch": 30.0}
+    )
+    presets = read_presets("catalogue", ["plain"], tmp_path / "new", [])
+    assert fix_costs(presets, 1, tmp_path / "new")["plain"].epochs == 2
+    assert read_json(tmp_path / "new" / "speeds.json", "speeds")["plain"]["images_per_second"] == 9
+
+
 def test_an_unknown_variant_names_the_known_ones(tmp_path):
     with pytest.raises(
         UserError, match=r"no study preset drawn_stm; did you mean 'drawn_stn'\? known: catalogue_plain"
