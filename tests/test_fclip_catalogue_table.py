@@ -98,7 +98,7 @@ def test_products_without_a_split_get_that_of_their_hash(tmp_path):
         ("id,colour\n1,red\n", Columns(), "no image column in .*image=COLUMN.* id, colour"),
         (SHOP, Columns(id="skuu"), "no column 'skuu' .*did you mean 'sku'"),
         (SHOP, Columns(attributes=("color",)), "did you mean 'colour'"),
-        (SHOP.replace("validation", "gallery"), Columns(), "unknown split 'gallery'"),
+        (SHOP.replace("validation", "galerie"), Columns(), "unknown split 'galerie'"),
         ("id,image\n1,1.jpg,red\n", Columns(), "Expected 2 columns, got 3"),
     ],
 )

@@ -68,6 +68,7 @@ def write_shards(
                 about = {"file": file.name, "split": split, "pictures": len(part)}
                 shards.append(about | {"bytes": file.stat().st_size, "sha256": sha256(file)})
         counts = {s: sum(a["pictures"] for a in shards if a["split"] == s) for s in SPLITS}
+        counts = {split: count for split, count in counts.items() if count}
         index = {"form": form, "pictures": sum(counts.values()), "splits": counts, "shards": shards, "skipped": skipped}
         write_json(beside / INDEX, index)
     return index
