@@ -5,9 +5,9 @@
 `linear`: scikit-learn's LogisticRegression (multinomial, L2, L-BFGS) for each attribute group on the unit embeddings,
 centred and scaled by one number, so that C means the same for every model. C is the best of `STRENGTHS` on a fifth of
 the train *products*, by top-1; of equally good ones the smallest, that is the simplest; then all of train is fitted
-with it. `knn@k`: the k nearest train pictures by cosine, of those that know
-the group, each with one vote; equal votes: the larger sum of cosines. A picture with several values of a group trains
-and votes for each.
+with it. `knn@k`: the k nearest train pictures by cosine, of those that know the group, each with one vote; equal votes:
+the larger sum of cosines; top-3 only for k of 3 and more. A picture with several values of a group trains and votes for
+each.
 
 CLIP's linear probe (section 3.2) sweeps C on the validation split and does not normalise; DINO's k-NN weighs votes by
 exp(cosine / .07); torchvision-style probes train by SGD with augmentation. Splits by picture instead of by product,
