@@ -1,17 +1,19 @@
-"""What a model must beat: chance, the most frequent caption, and 16x16 pixels.
+"""What a model must beat: chance, the most frequent answer, 16x16 pixels, and a colour histogram.
 
     chance         a candidate caption drawn uniformly; its expected score, exact, not simulated
     most frequent  one caption for everything: the commonest of the train split
-    pixels         the caption of the train picture that is nearest in 16x16 RGB by L2
+    pixels         the picture that is nearest in 16x16 RGB by L2: its caption, its attributes, or itself
+    histogram      the same with the shares of 8x8x8 colours, by Bhattacharyya's coefficient Σ √(p q)
 
-Neither of the last two chooses among the candidates: where the caption of a train picture is no candidate, text SFA
-counts it as wrong. Equally near train pictures: the first. Equally frequent captions: the first met.
-Run by `python -m eval surfacing`; cosine similarity does not apply to them.
+In surfacing neither of the last two chooses among the candidates: where the caption of a train picture is no
+candidate, text SFA counts it as wrong. Equally near train pictures: the first. Equally frequent captions: the first
+met. Cosine similarity does not apply to them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +25,12 @@ from eval.metrics.surfacing import UNKNOWN, Ints
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from PIL.Image import Image
 
 SIDE_PX = 16
+HISTOGRAM_PX = 64  # JPEGs are decoded no larger than needed
+BINS = 8**3
+SCALE = 2.0**12  # about the length of a picture, 128 √768
 
 
 @dataclass(frozen=True)
@@ -77,18 +83,52 @@ def thumbnails(catalogue: Dataset, rows: Ints) -> tuple[NDArray[np.uint8], Ints]
     """
     from PIL.Image import Resampling
 
-    from fclip.images import UnreadableImageError, decode
-
     pixels, read = [], []
-    cells = catalogue.select_columns(["image"]).select([int(row) for row in rows])
-    for place, cell in enumerate(cells):
-        try:
-            picture = decode(cell["image"], size_px=SIDE_PX)
-        except UnreadableImageError:
-            continue
+    for place, picture in _decoded(catalogue, rows, SIDE_PX):
         pixels.append(np.asarray(picture.resize((SIDE_PX, SIDE_PX), Resampling.BOX)).ravel())
         read.append(place)
     return np.array(pixels, np.uint8).reshape(len(read), 3 * SIDE_PX**2), np.array(read, np.int64)
+
+
+def colour_histograms(catalogue: Dataset, rows: Ints) -> tuple[NDArray[np.float32], Ints]:
+    """Pictures as square roots of the shares of their 8x8x8 colours: unit vectors, their cosine is Bhattacharyya's.
+
+    Returns: (n, 512) and, of the given rows, the places (n,) of those that could be read.
+    """
+    shares, read = [], []
+    for place, picture in _decoded(catalogue, rows, HISTOGRAM_PX):
+        red, green, blue = (np.asarray(picture).reshape(-1, 3) >> 5).T.astype(np.int64)
+        count = np.bincount(64 * red + 8 * green + blue, minlength=BINS)
+        shares.append(np.sqrt(count / count.sum()).astype(np.float32))
+        read.append(place)
+    return np.array(shares, np.float32).reshape(len(read), BINS), np.array(read, np.int64)
+
+
+def _decoded(catalogue: Dataset, rows: Ints, size_px: int) -> Iterator[tuple[int, Image]]:
+    """The place among the rows and the picture, of those that can be read; not smaller than `size_px` if it was not."""
+    from fclip.images import UnreadableImageError, decode
+
+    cells = catalogue.select_columns(["image"]).select([int(row) for row in rows])
+    for place, cell in enumerate(cells):
+        try:
+            yield place, decode(cell["image"], size_px=size_px)
+        except UnreadableImageError:
+            continue
+
+
+def by_distance(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Pictures (N, P) as queries and as gallery, each (N, P + 2): their cosine orders a gallery by L2.
+
+    Nearest first is q·g - |g|²/2 from the largest on, which is (q, 1, 0)·(g, -|g|²/2, h). With h all of the gallery is
+    of one length, so that dividing by it changes nothing. Scaled by a power of two to lengths of about 1, which changes
+    no digit: ties of 1e-6 are then pictures that differ by a quarter of a level.
+    """
+    centred = (_centred(pixels) / SCALE).astype(np.float32)
+    half = (centred * centred).sum(1, keepdims=True) / 2
+    square = (centred.astype(np.float64) ** 2).sum(1, keepdims=True) + half.astype(np.float64) ** 2
+    lift = np.sqrt(square.max(initial=0) + 1 - square).astype(np.float32)
+    ones, zeros = np.ones_like(half), np.zeros_like(half)
+    return np.hstack([centred, ones, zeros]), np.hstack([centred, -half, lift])
 
 
 def nearest_pixels(queries: NDArray[np.uint8], gallery: NDArray[np.uint8], step: int = 2048) -> Ints:

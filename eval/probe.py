@@ -1,0 +1,239 @@
+"""What frozen embeddings hold: a linear probe and k-NN, trained on the train split, tested on another.
+
+    python -m eval probe --checkpoint runs/plain --catalogue data/catalogue --split test --untuned fashionclip
+
+`linear`: scikit-learn's LogisticRegression (multinomial, L2, L-BFGS) for each attribute group on the unit embeddings,
+centred and scaled by one number, so that C means the same for every model. C is the best of `STRENGTHS` on a fifth of
+the train *products*, by top-1; of equally good ones the smallest, that is the simplest; then all of train is fitted
+with it. `knn@k`: the k nearest train pictures by cosine, of those that know the group, each with one vote; equal votes:
+the larger sum of cosines; top-3 only for k of 3 and more. A picture with several values of a group trains and votes for
+each.
+
+CLIP's linear probe (section 3.2) sweeps C on the validation split and does not normalise; DINO's k-NN weighs votes by
+exp(cosine / .07); torchvision-style probes train by SGD with augmentation. Splits by picture instead of by product,
+as in many notebooks, let a probe recognise the product.
+
+A value that no train picture has cannot be predicted: it counts as wrong and is named (`unseen`). Scores are called
+HEAD:ACCURACY, as "linear:top1", "knn@5:balanced:colour"; accuracies: `eval.attribute_groups`. Baselines as in
+`eval.zero_shot`; pixels and colours are the nearest picture's values, so that `knn@1` is what they compare to.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.attribute_groups import Group, accuracy_scores, class_recall, hits, read_groups, vocabulary
+from eval.metrics.search import top_k
+from eval.metrics.vectors import unit_rows
+from eval.protocol import errors_of, note, open_untuned, train_rows
+from eval.subject import embed_images, head, open_subject
+from eval.zero_shot import baseline_answers, counts_of, known_groups, unseen
+from fclip.errors import UserError
+from fclip.files import writable
+
+STRENGTHS = tuple(10.0**e for e in range(-4, 2))
+NEIGHBOURS = (1, 5, 20)
+HELD_OUT = 5  # one in five train products chooses C
+ITERATIONS = 300
+Floats = NDArray[np.floating[Any]]
+Hits = dict[int, NDArray[np.float64]]
+
+
+def run_probe(
+    checkpoint: str | Path,
+    catalogue: str | Path | Sequence[str | Path],
+    split: str,
+    out: str | Path | None = None,
+    baselines: bool = True,
+    *,
+    groups: Sequence[str] = (),
+    untuned: str | None = None,
+    catalogue_format: str | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Measures, writes the JSON, returns it.
+
+    Args:
+        checkpoint, catalogue, split, catalogue_format: as `eval.subject.open_subject`; the split is the tested one.
+        out: the JSON file; None writes nothing.
+        baselines: measure chance, frequency, pixels and colours too.
+        groups: attribute groups; none: all with two values or more.
+        untuned: a model whose embeddings are probed too.
+        seed: of the resamples and of the products that choose C.
+
+    Raises:
+        UserError: the input is not usable, the split is train, there is no train split, or fewer train pictures than
+            neighbours.
+    """
+    target = None if out is None else writable(out)
+    if split in ("train", "all"):
+        raise UserError(f"expected a split to test that is not trained on, got {split!r}; pass --split val or test")
+    subject = open_subject(checkpoint, catalogue, split, catalogue_format)
+    reference, known = open_untuned(untuned, subject), vocabulary(subject.whole, groups)
+    if not (rows := train_rows(subject)):
+        raise UserError("a probe learns from the train split, and this catalogue has none; add one")
+    settings: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    learnt, tested = (
+        embed_images(subject.model, p, **settings) for p in (subject.whole.select(rows), subject.pictures)
+    )
+    examples = subject.whole.select([rows[i] for i in learnt.rows])
+    shown = subject.pictures.select([int(row) for row in tested.rows])
+    train, asked = read_groups(examples, known), known_groups(shown, known, split)
+    items, products = list(shown["item"][:]), list(examples["item"][:])
+    answers, chosen = probe(subject.model.name, learnt.vectors, tested.vectors, train, asked, products, seed)
+    result = head("probe", subject, counts_of(asked, items, len(tested.skipped)), bootstrap, seed)
+    result["counts"] |= {"train_pictures": len(examples), "train_unreadable": len(learnt.skipped)}
+    result |= {"groups": list(asked), "skipped": [list(map(str, s)) for s in [*learnt.skipped, *tested.skipped]]}
+    result |= {"chosen_c": chosen, "unseen": unseen(asked, train)}
+    result["products_in_train"] = len(set(items) & set(products))
+    result["metrics"] = _named(answers, asked, items, bootstrap, seed)
+    result["per_class"] = {name: class_recall(answers["linear"][name], group) for name, group in asked.items()}
+    beside: dict[str, Any] = {}
+    if baselines:
+        simple, left_out = baseline_answers(subject, shown, asked, read_groups(subject.whole.select(rows), known))
+        heads = list(answers)
+        named = {n: _named(dict.fromkeys(heads, of), asked, items, bootstrap, seed) for n, of in simple.items()}
+        beside = {n: {key: s for key, s in of.items() if key in result["metrics"]} for n, of in named.items()}
+        beside["left_out"] = left_out
+    if reference is not None:
+        theirs = [embed_images(reference, part, **settings).vectors for part in (examples, shown)]
+        other, _ = probe(reference.name, theirs[0], theirs[1], train, asked, products, seed)
+        beside["untuned"] = _named(other, asked, items, bootstrap, seed)
+    result |= {"baselines": beside} if beside else {}
+    options = {"group": list(groups), "untuned": untuned, "bootstrap": bootstrap, "seed": seed}
+    options |= {"batch-size": batch_size, "no-baselines": not baselines, "format": catalogue_format}
+    note(result, subject, options, target)
+    return result
+
+
+def probe(
+    name: str,
+    learnt: Floats,
+    tested: Floats,
+    train: Mapping[str, Group],
+    asked: Mapping[str, Group],
+    products: Sequence[str],
+    seed: int,
+) -> tuple[dict[str, dict[str, Hits]], dict[str, float]]:
+    """Head → group → hits, and the C chosen for each group.
+
+    Args:
+        name: of the model, for messages.
+        learnt, tested: embeddings (T, D) and (N, D).
+        train, asked: their pairs.
+        products: (T,) of the train pictures.
+
+    Raises:
+        UserError: embeddings that are not finite, or fewer than k neighbours.
+    """
+    answers: dict[str, dict[str, Hits]] = {head: {} for head in ("linear", *(f"knn@{k}" for k in NEIGHBOURS))}
+    chosen = {}
+    with errors_of(name):
+        known, new = (unit_rows(rows, "image").exact(slice(None)) for rows in (learnt, tested))
+    held_out = _held_out(products, seed)
+    for group in asked.values():
+        pairs = train[group.name]
+        scores, chosen[group.name] = linear_scores(known, new, pairs, held_out)
+        answers["linear"][group.name] = hits(scores, group, 0.0)
+        for k, votes in zip(NEIGHBOURS, neighbour_votes(known, new, pairs), strict=True):
+            # One vote tells one class: what the three best of it are is no question.
+            answers[f"knn@{k}"][group.name] = {at: found for at, found in hits(votes, group, 0.0).items() if at <= k}
+    return answers, chosen
+
+
+def linear_scores(
+    learnt: Floats, tested: Floats, train: Group, held_out: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], float]:
+    """(N, C) log-probabilities of the tested pictures, and the C that was chosen.
+
+    Args:
+        held_out: (T,) train pictures that choose C.
+    """
+    aside = held_out[train.row]
+    fit, check = (_pairs(train, keep) for keep in (~aside, aside))
+    strength = STRENGTHS[len(STRENGTHS) // 2]
+    mean = learnt.mean(0)
+    scale = max(float((learnt - mean).std()), 1e-9)
+    learnt, tested = (learnt - mean) / scale, (tested - mean) / scale
+    if len(check.row) and len(np.unique(fit.code)) > 1:
+        right = []
+        for c in STRENGTHS:
+            found = hits(_log_probabilities(learnt, learnt, fit, c), check, 0.0)[1]
+            right.append(found.mean())
+        strength = STRENGTHS[int(np.argmax(right))]
+    return _log_probabilities(learnt, tested, train, strength), strength
+
+
+def _log_probabilities(learnt: Floats, tested: Floats, train: Group, strength: float) -> NDArray[np.float64]:
+    """(N, C); a value without train pictures is below all others."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    scores = np.full((len(tested), len(train.values)), -1e9)
+    seen = np.unique(train.code)
+    if len(seen) < 2:  # nothing to fit
+        scores[:, seen] = 0
+        return scores
+    with warnings.catch_warnings():  # nearly separable: further iterations do not change the order
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(learnt[train.row], train.code)
+        scores[:, seen] = fitted.predict_log_proba(tested)
+    return np.maximum(scores, -1e9)
+
+
+def neighbour_votes(learnt: Floats, tested: Floats, train: Group) -> Iterator[NDArray[np.float64]]:
+    """For each of `NEIGHBOURS` votes (N, C), equal ones told apart by the sums of cosines.
+
+    Raises:
+        UserError: fewer train pictures know the group than there are neighbours.
+    """
+    rows = np.unique(train.row)
+    if len(rows) < max(NEIGHBOURS):
+        raise UserError(
+            f"group {train.name!r} is known of {len(rows)} train pictures, fewer than k = {max(NEIGHBOURS)} "
+            "neighbours; leave it out with --group, or train on more"
+        )
+    found = top_k(tested, learnt[rows], max(NEIGHBOURS))
+    votes_of = np.zeros((len(rows), len(train.values)))
+    votes_of[np.searchsorted(rows, train.row), train.code] = 1
+    for k in NEIGHBOURS:
+        votes = np.zeros((len(tested), len(train.values)))
+        for item, cosine in zip(found.item[:, :k].T, found.cosine[:, :k].T, strict=True):
+            # All cosines together stay below half a vote.
+            votes += votes_of[item] * (1 + (cosine / (4 * max(NEIGHBOURS)))[:, None])
+        yield votes
+
+
+def _held_out(products: Sequence[str], seed: int) -> NDArray[np.bool_]:
+    """(T,) one in `HELD_OUT` products, at least one."""
+    names, place = np.unique(np.asarray(products), return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return (order < max(1, len(names) // HELD_OUT))[place]
+
+
+def _pairs(group: Group, keep: NDArray[np.bool_]) -> Group:
+    return Group(group.name, group.values, group.row[keep], group.code[keep])
+
+
+def _named(
+    answers: Mapping[str, Mapping[str, Hits]],
+    asked: Mapping[str, Group],
+    items: Sequence[str],
+    bootstrap: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Every head's scores, called HEAD:ACCURACY."""
+    return {
+        f"{head}:{name}": score
+        for head, of in answers.items()
+        for name, score in accuracy_scores(of, asked, items, bootstrap, seed).items()
+    }
