@@ -70,7 +70,7 @@ def figure_uris(draw: Callable[[], Figure], dpi: int = 110) -> Mapping[str, str]
 
     made = {}
     for theme, (ground, ink, lines) in THEMES.items():
-        colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
+        colours: dict[Any, str] = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
         colours |= dict.fromkeys(
             ("axes.facecolor", "figure.facecolor", "savefig.facecolor", "legend.facecolor"), ground
         )
