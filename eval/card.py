@@ -106,7 +106,7 @@ def make_card(about: About, results: Sequence[Result], licence: str | None = Non
         model_name=about.name,
         eval_results=[score for result in results for score in eval_results(result)] or None,
     )
-    texts = {"about": about, "trained": training(about.preset), "start": start, "licence": published}
+    texts: dict[str, Any] = {"about": about, "trained": training(about.preset), "start": start, "licence": published}
     texts |= {"tables": [markdown(table) for result in results for table in tables(result)], "limits": limits(results)}
     texts |= {"commands": [result["command"] for result in results if result.get("command")]}
     card = ModelCard.from_template(data, template_path=str(TEMPLATES / "card.md.j2"), **texts)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.labels import Labels, candidates, label
+from eval.labels import Codebook, Labels, candidates, label
 from eval.metrics.confusion import commonest, confusion, renumbered
 from eval.metrics.long_tail import bin_names, by_frequency, edges_of, training_counts
 from eval.metrics.means import share
@@ -108,7 +108,8 @@ def look(subject: Subject, *, batch_size: int = 64, progress: bool = False) -> I
     Raises:
         UserError: no picture has a caption or can be read, or the embeddings are not finite.
     """
-    model, book = subject.model, {}  # type: Any, dict[Any, int]
+    model: Any = subject.model
+    book: Codebook = {}
     labels = label(model.captions, subject.pictures, book)
     if not labels.ids:
         raise UserError(f"no picture of split {subject.split} has a caption; choose another split or model")

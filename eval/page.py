@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,7 +244,7 @@ def layouts(insight: Insight, group: str | None, seed: int = 0) -> list[tuple[st
     found = [linear_layout(*vectors), neighbour_layout(*vectors, seed=seed)]
     drawn = []
     for layout in filter(None, found):
-        uris = figure_uris(lambda at=layout: scatter(at, names, [names[i] for i in first], groups[column]))
+        uris = figure_uris(partial(scatter, layout, names, [names[i] for i in first], groups[column]))
         drawn.append(
             (f"{layout.method} of {len(rows)} pictures and {len(captions)} captions by {groups[column]}", uris)
         )
