@@ -10,6 +10,7 @@ checkpoint's model.json and preset.yaml, or from an export's fclip.json; how goo
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 TASK = "zero-shot-image-classification"
 LICENCES = {"MIT": "mit", "Apache-2.0": "apache-2.0", "CC BY-NC 4.0": "cc-by-nc-4.0"}  # ours → the hub's
-TOLD = ("name", "weights", "image_tower", "stn", "image_size")  # keys of the preset's model that are told
+TOLD = ("name", "weights", "image_tower", "image_size")  # keys of the preset's model that are told
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def make_card(about: About, results: Sequence[Result], licence: str | None = Non
     )
     texts: dict[str, Any] = {"about": about, "trained": training(about.preset), "start": start, "licence": published}
     texts |= {"tables": [markdown(table) for result in results for table in tables(result)], "limits": limits(results)}
-    texts |= {"commands": [result["command"] for result in results if result.get("command")]}
+    texts |= {"commands": [portable(result["command"]) for result in results if result.get("command")]}
     card = ModelCard.from_template(data, template_path=str(TEMPLATES / "card.md.j2"), **texts)
     return ModelCard(re.sub(r"\n{3,}", "\n\n", str(card)))
 
@@ -161,10 +162,17 @@ def training(preset: Mapping[str, Any]) -> dict[str, Any]:
     data, model = preset.get("data", {}), preset.get("model", {})
     told = {"catalogue": ", ".join(Path(name).name for name in data.get("catalogue", []))}
     told |= {f"model.{key}": model[key] for key in TOLD if model.get(key) is not None and model[key] != ""}
+    if (transform := model.get("stn", {}).get("transform", "none")) != "none":
+        told["model.stn.transform"] = transform
     told |= {key: preset[key] for key in ("epochs", "batch_size", "seed") if key in preset}
     told |= {f"optim.{key}": preset["optim"][key] for key in ("lr", "weight_decay") if key in preset.get("optim", {})}
     told |= {f"loss.{key}": value for key, value in preset.get("loss", {}).items() if isinstance(value, str)}
     return told
+
+
+def portable(command: str) -> str:
+    """A command without the folders of whoever ran it: a card is published."""
+    return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(command))
 
 
 def limits(results: Sequence[Result]) -> list[str]:

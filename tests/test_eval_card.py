@@ -18,7 +18,7 @@ PRESET = {
     "epochs": 3,
     "batch_size": 64,
     "seed": 7,
-    "model": {"name": "fashionclip", "stn": "", "image_size": [224, 224]},
+    "model": {"name": "fashionclip", "stn": {"transform": "affine", "points": 4}, "image_size": [224, 224]},
     "data": {"catalogue": ["/somewhere/secret/garments"]},
     "optim": {"lr": 0.001},
     "loss": {"positives": "overlap"},
@@ -42,7 +42,11 @@ def folder(tmp_path):
 
 @pytest.fixture
 def result(tmp_path):
-    made_result = made("plain: a", 0.6) | {"split": "val", "catalogue": ["/x/garments"], "command": "python -m eval x"}
+    made_result = made("plain: a", 0.6) | {
+        "split": "val",
+        "catalogue": ["/x/garments"],
+        "command": "python -m eval x --catalogue '/secret/my garments'",
+    }
     made_result["counts"]["ties"] = 4
     made_result["products_in_train"] = 2
     path = tmp_path / "plain.json"
@@ -87,10 +91,12 @@ def test_the_text_tells_scores_baselines_training_and_limits(folder, result):
         "4 pictures had tied nearest captions",
         "2 products measured were in training too",
         "is recognised worst",
-        "python -m eval x",
+        "- model.stn.transform: affine",
+        "python -m eval x --catalogue 'my garments'",
     ):
         assert expected in text
     assert "secret" not in text
+    assert "points" not in text
     assert "\n\n\n\n" not in text
 
 
