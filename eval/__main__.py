@@ -19,6 +19,15 @@ Baselines = Annotated[bool, typer.Option(help="Measure chance, the most frequent
 Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples of the products for the 95 % intervals; 0: none.")]
 Format = Annotated[str | None, typer.Option("--format", help="Of the catalogues; recognised when not given.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the resamples.")]
+Results = Annotated[
+    list[str],
+    typer.Argument(metavar="[NAME=]FILE…", help="Results of `--json`; a name given twice: runs of one model."),
+]
+Markdown = Annotated[Path | None, typer.Option(help="Write the tables here as Markdown.")]
+Csv = Annotated[Path | None, typer.Option("--csv", help="Write the tables here as CSV, a line for each cell.")]
+Latex = Annotated[Path | None, typer.Option(help="Write the tables here for LaTeX (booktabs).")]
+Against = Annotated[str | None, typer.Option(metavar="NAME", help="Tell differences to this model, not to the first.")]
+GroupBy = Annotated[str | None, typer.Option(metavar="name", help="Results of one model name are its training runs.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures embedded at once.")]
 Untuned = Annotated[str | None, typer.Option(metavar="NAME", help="A model to stand beside, such as fashionclip.")]
 Ks = Annotated[list[int] | None, typer.Option("--k", min=1, help="Ranks to score at; repeat it for several.")]
@@ -33,6 +42,7 @@ def _program() -> None:
     python -m eval surfacing --checkpoint runs/plain --catalogue data/catalogue --split val --json plain.json
     python -m eval surfacing --checkpoint runs/stn   --catalogue data/catalogue --split val --json stn.json
     python -m eval compare plain.json stn.json --markdown table.md --figure pca.png
+    python -m eval report plain.json stn.json --out report.html
 
     \b
     python -m eval retrieval --checkpoint runs/plain --catalogue data/catalogue --split test --untuned fashionclip
@@ -244,28 +254,99 @@ def consumer2shop(
 
 @app.command()
 def compare(
-    results: Annotated[list[Path], typer.Argument(help="What `surfacing --json` wrote, one file per model.")],
-    markdown: Annotated[Path | None, typer.Option(help="Write the tables here too.")] = None,
+    results: Results,
+    markdown: Markdown = None,
     figure: Annotated[Path | None, typer.Option(help="Draw PCA of the first 50 embeddings here (.png).")] = None,
     allow_different: Annotated[
         bool, typer.Option("--allow-different", help="Set results of different data side by side, nothing bold.")
     ] = False,
+    against: Against = None,
+    group_by: GroupBy = None,
+    csv: Csv = None,
+    latex: Latex = None,
 ) -> None:
-    """The paper's table 1 of several results, the best in bold where the difference is sure.
+    """The paper's table 1 of several results, the best in bold where the difference is sure; differences and p-values.
 
     \b
     python -m eval compare plain.json stn.json --markdown table.md --figure pca.png
+    python -m eval compare plain=p0.json plain=p1.json stn=s0.json stn=s1.json --against plain --latex table.tex
+
+    Results under one name are training runs of one model: mean ± deviation. Intervals resample products.
     """
     from rich.console import Console
 
     from eval.compare import compare as compare_results
     from eval.compare import printable
 
-    tables, notes = compare_results(results, markdown, figure, allow_different)
+    options: dict[str, Any] = {"csv_path": csv, "latex_path": latex, "against": against, "group_by": group_by}
+    tables, notes = compare_results(results, markdown, figure, allow_different, **options)
     console = Console()
     console.print(*printable(tables), crop=False)
     for note in notes:
         print(note)
+
+
+@app.command()
+def report(
+    results: Results,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="One of the results' models, to look at more closely; needs --catalogue.")
+    ] = None,
+    catalogue: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="What the results measured; repeat it for several.")
+    ] = None,
+    split: Split = "val",
+    group: Annotated[str | None, typer.Option(help="The attribute that colours the embeddings.")] = None,
+    against: Against = None,
+    group_by: GroupBy = None,
+    markdown: Markdown = None,
+    csv: Csv = None,
+    latex: Latex = None,
+    seed: Seed = 0,
+    catalogue_format: Format = None,
+) -> None:
+    """One page of results that needs nothing but itself: tables, bars, embeddings, confusions, pictures.
+
+    \b
+    python -m eval report plain.json stn.json --out report.html
+    python -m eval report stn.json --checkpoint runs/stn/best --catalogue data/catalogue --split val
+
+    Confusions, pictures that went right and wrong, and rare attributes are shown of the checkpoint.
+    """
+    from eval.page import write_report
+    from eval.subject import open_subject
+    from fclip.errors import UserError
+
+    if (checkpoint is None) != (not catalogue):
+        raise UserError("expected --checkpoint and --catalogue together, or neither")
+    subject = None
+    if checkpoint is not None and catalogue:
+        subject = open_subject(checkpoint, catalogue, split, catalogue_format)
+    options: dict[str, Any] = {"markdown_path": markdown, "csv_path": csv, "latex_path": latex, "seed": seed}
+    write_report(results, out, subject, group=group, against=against, group_by=group_by, **options)
+    print(f"written: {out}")
+
+
+@app.command()
+def card(
+    results: Annotated[list[Path], typer.Argument(help="Results of `--json`, of this checkpoint.")],
+    checkpoint: Annotated[Path, typer.Option(help="The checkpoint's folder, or an export of it for transformers.")],
+    out: Annotated[Path | None, typer.Option(help="The card; README.md in the checkpoint's folder when not given.")] = (
+        None
+    ),
+    licence: Annotated[
+        str | None, typer.Option("--license", help="Of the weights, as the hub calls it, e.g. apache-2.0.")
+    ] = None,
+) -> None:
+    """A model card in the Hugging Face hub's format: what it is, how it was trained, how good it is, its limits.
+
+    \b
+    python -m eval card plain.json --checkpoint runs/plain/best --license apache-2.0
+    """
+    from eval.card import write_card
+
+    print(f"written: {write_card(checkpoint, results, out, licence)}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fclip.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = (
     "#0072B2",
@@ -64,21 +67,27 @@ def draw(named: Mapping[str, Mapping[str, Any]], path: str | Path) -> None:
     Raises:
         UserError: fewer than two datapoints, or a format that cannot be written.
     """
+    figure = embeddings_figure(named)
+    if (ending := Path(path).suffix.lstrip(".").lower()) not in figure.canvas.get_supported_filetypes():
+        raise UserError(f"cannot draw a {ending or 'nameless'!r} picture: {path}; name it .png, .pdf or .svg")
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from None
+
+
+def embeddings_figure(named: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """The figure itself; argument and error as `draw`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     if any(len(first["text"]) < 2 for first in named.values()):
         raise UserError("a figure needs two datapoints of every model, got fewer; evaluate more pictures")
     figure = Figure(figsize=(12, 5.6 + 0.25 * len(named)), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    if (ending := Path(path).suffix.lstrip(".").lower()) not in canvas.get_supported_filetypes():
-        raise UserError(f"cannot draw a {ending or 'nameless'!r} picture: {path}; name it .png, .pdf or .svg")
+    FigureCanvasAgg(figure)
     for axes, kind in zip(figure.subplots(1, 2), ("text", "image"), strict=True):
         _panel(axes, {name: np.asarray(first[kind], np.float64) for name, first in named.items()}, kind)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from None
+    return figure
 
 
 def _panel(axes: Any, clouds: Mapping[str, NDArray[np.float64]], kind: str) -> None:

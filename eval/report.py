@@ -1,10 +1,15 @@
-"""Tables of scores, once for the terminal (rich) and once as Markdown.
+"""Tables of scores: for the terminal (rich), as Markdown, LaTeX (booktabs) and CSV.
 
 A cell is a share with its interval, "0.338 [0.312–0.365]"; what is not known or does not apply is "–".
+All forms show the same text and the same bold; the CSV has the unrounded numbers beside it, one line for each cell.
+
+    python -m eval compare plain.json stn.json --markdown table.md --csv table.csv --latex table.tex
 """
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,13 +17,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
+CSV_COLUMNS = ("table", "row", "column", "text", "value", "low", "high", "deviation", "bold")
+ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "–": "--",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "Δ": r"$\Delta$",
+}
+
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one place of a table."""
+    """What stands in one place of a table; cells are equal when they look alike."""
 
     text: str
     bold: bool = False
+    number: Mapping[str, Any] | None = field(default=None, compare=False)  # value, low, high, deviation: unrounded
 
 
 @dataclass(frozen=True)
@@ -31,13 +51,32 @@ class Table:
 
 
 def score(value: Mapping[str, Any] | None, bold: bool = False) -> Cell:
-    """A cell from {"value", "low", "high"}; None or a missing value is "–"."""
+    """A cell from {"value", "low", "high"}, maybe "deviation" (over runs); None or a missing value is "–"."""
     if not value or value["value"] is None:
         return Cell("–")
     text = f"{value['value']:.3f}"
+    if value.get("deviation") is not None:
+        text += f" ± {value['deviation']:.3f}"
     if value.get("low") is not None:
         text += f" [{value['low']:.3f}–{value['high']:.3f}]"
-    return Cell(text, bold)
+    return Cell(text, bold, value)
+
+
+def signed(value: Mapping[str, Any], bold: bool = False) -> Cell:
+    """A cell from the {"value", "low", "high"} of a difference: "+0.021 [+0.004, +0.038]"."""
+    if value["value"] is None:
+        return Cell("–")
+    text = f"{value['value']:+.3f}"
+    if value.get("low") is not None:
+        text += f" [{value['low']:+.3f}, {value['high']:+.3f}]"
+    return Cell(text, bold, value)
+
+
+def probability(p: float | None) -> Cell:
+    """A cell from a p-value."""
+    if p is None:
+        return Cell("–")
+    return Cell("<0.001" if p < 0.001 else f"{p:.3f}", number={"value": p})
 
 
 def markdown(table: Table) -> str:
@@ -45,6 +84,65 @@ def markdown(table: Table) -> str:
     lines = [_line(table.headers), "|" + "---|" * len(table.headers)]
     lines += [_line([f"**{c.text}**" if c.bold else c.text for c in row]) for row in table.rows]
     return f"### {table.title}\n\n" + "\n".join(lines) + "\n"
+
+
+def csv_text(tables: Sequence[Table]) -> str:
+    """All tables as one CSV in long form, a line for each cell but the first of a row, which names it."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for table in tables:
+        for name, *cells in table.rows:
+            for header, cell in zip(table.headers[1:], cells, strict=True):
+                number = cell.number or {}
+                numbers = [number.get(key) for key in ("value", "low", "high", "deviation")]
+                writer.writerow([table.title, name.text, header, cell.text, *numbers, int(cell.bold)])
+    return stream.getvalue()
+
+
+def latex(table: Table) -> str:
+    r"""The table as a LaTeX float in booktabs' style; the document needs \usepackage{booktabs}."""
+    lines = [_tex_row([escaped(header) for header in table.headers]), r"\midrule"]
+    for row in table.rows:
+        lines.append(_tex_row([rf"\textbf{{{escaped(c.text)}}}" if c.bold else escaped(c.text) for c in row]))
+    columns = "l" + "r" * (len(table.headers) - 1)
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escaped(table.title)}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def escaped(text: str) -> str:
+    """Text that LaTeX sets as it is."""
+    return "".join(ESCAPES.get(character, character) for character in text)
+
+
+def write_tables(
+    tables: Sequence[Table],
+    notes: Sequence[str],
+    markdown_path: Any = None,
+    csv_path: Any = None,
+    latex_path: Any = None,
+) -> None:
+    """Writes the tables in the forms that a path is given for; the notes stand below in Markdown and LaTeX."""
+    from fclip.files import write_text
+
+    if markdown_path is not None:
+        write_text(markdown_path, "\n".join([*map(markdown, tables), *(f"- {note}" for note in notes)]) + "\n")
+    if csv_path is not None:
+        write_text(csv_path, csv_text(tables))
+    if latex_path is not None:
+        write_text(latex_path, "\n".join([*map(latex, tables), *(f"% {note}" for note in notes)]) + "\n")
 
 
 def rich_table(table: Table) -> RichTable:
@@ -65,3 +163,8 @@ def rich_table(table: Table) -> RichTable:
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _tex_row(cells: Sequence[str]) -> str:
+    # Braces keep a "[" that begins a cell from being read as an argument of the \\ before it.
+    return " & ".join(f"{{{cell}}}" if cell.startswith("[") else cell for cell in cells) + r" \\"

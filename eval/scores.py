@@ -38,15 +38,16 @@ class Answers:
 
     def ratios(self) -> NDArray[np.float64]:
         """(K,) the scores."""
-        part, whole = self._sums()
+        part, whole = self.sums()
         return self._with_macro(share(part.sum(0), whole.sum(0))[None])[0]
 
     def samples(self, resamples: int, seed: int) -> NDArray[np.float64]:
         """(resamples, K) bootstrap over products; two models on the same pictures and seed see the same draws."""
-        part, whole = self._sums()
+        part, whole = self.sums()
         return self._with_macro(ratio_samples(part, whole, self.items, resamples, seed))
 
-    def _sums(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def sums(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Numerators and denominators (N, K - 1) of all scores but the macro, which is no ratio of sums."""
         part = [*self.means.values(), self.correct, self.hits.sum(1), *self.hits.T]
         ones = np.ones(len(self.items))
         whole = [*[ones] * (len(self.means) + 1), self.known.sum(1), *self.known.T]

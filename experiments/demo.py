@@ -8,7 +8,6 @@ with words and a picture, and with a filter, and leaves a self-contained page, O
 
 from __future__ import annotations
 
-import base64
 import io
 import shutil
 import sys
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eval.html import data_uri, png_uri, render
 from fclip.errors import UserError, run_program
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def demo(
     tune_cpu()
     values = _run(settings, out)
     minutes = (time.monotonic() - began) / 60
-    write_text(out / "report.html", _page(**values, minutes=minutes))
+    write_text(out / "report.html", render("demo.html.j2", HERE, **values, minutes=minutes))
     print(f"done in {minutes:.1f} minutes; open {out / 'report.html'}")
 
 
@@ -117,13 +117,13 @@ def _run(settings: Any, out: Path) -> dict[str, Any]:
     recommender = Recommender(build_index(out / "index", model, test, str(out / "best")), model)
     return {
         "pictures": len(catalogue),
-        "examples": _png(_examples(test)),
+        "examples": png_uri(_examples(test)),
         "before": before,
         "after": after,
         "tables": tables,
         "notes": notes,
         "curve": _curve(out),
-        "pca": _uri((out / "pca.png").read_bytes()),
+        "pca": data_uri((out / "pca.png").read_bytes()),
         "questions": _ask(recommender, test, out),
     }
 
@@ -152,7 +152,7 @@ def _ask(recommender: Recommender, test: Dataset, out: Path) -> list[dict[str, A
         answers = recommender.ask(texts, images, where, k=4)
         filters = ", ".join(f"{group}={value}" for group, value in where.items())
         save_contact_sheet(out / f"question{number}.png", contact_sheet(answers, texts, images, filters))
-        photos = [_png(decode(image)) for image in images]
+        photos = [png_uri(decode(image)) for image in images]
         questions.append({"texts": texts, "where": filters, "photos": photos, "answers": list(map(_shown, answers))})
     return questions
 
@@ -161,7 +161,7 @@ def _shown(answer: Answer) -> dict[str, str]:
     from fclip.contact_sheet import in_words
 
     words = answer.title or in_words(answer.attributes)
-    return {"picture": _uri(answer.thumbnail, "jpeg"), "score": f"{answer.score:.3f}", "words": words}
+    return {"picture": data_uri(answer.thumbnail, "jpeg"), "score": f"{answer.score:.3f}", "words": words}
 
 
 def _examples(test: Dataset, number: int = 12, side_px: int = 128) -> Image:
@@ -199,25 +199,7 @@ def _curve(out: Path) -> str:
     right.legend(loc="lower right")
     stream = io.BytesIO()
     figure.savefig(stream, dpi=110, format="png")
-    return _uri(stream.getvalue())
-
-
-def _png(picture: Image) -> str:
-    stream = io.BytesIO()
-    picture.save(stream, "PNG")
-    return _uri(stream.getvalue())
-
-
-def _uri(data: bytes, kind: str = "png") -> str:
-    return f"data:image/{kind};base64," + base64.b64encode(data).decode()
-
-
-def _page(**values: Any) -> str:
-    """The report, with every picture inside it."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("demo.html.j2").render(**values)
+    return data_uri(stream.getvalue())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,10 +15,9 @@ import numpy as np
 
 from eval.compare import answers_of
 from eval.figures import COLOURS
-from eval.metrics.uncertainty import interval
+from eval.pairs import Contender, contender, difference, excludes_zero
 from eval.report import Cell, Table, score
-from eval.scores import LEVEL, Score
-from eval.scores import score as as_score
+from eval.scores import Score
 
 METRICS = {"text_sfa": "Text SFA", "attribute_sfa": "Attr. SFA"}
 RESAMPLES = 1000
@@ -27,32 +26,23 @@ Seeds = Sequence[Any]  # results of one variant
 
 def mean_score(results: Seeds, name: str, resamples: int = RESAMPLES) -> Score:
     """A score's mean over seeds, with the interval of that mean."""
-    value, samples = _mean(results, name, resamples)
-    low, high = interval(samples, LEVEL)
-    return as_score(value, low[0], high[0])
+    found = _contender(results, resamples).score(name)
+    return {key: found[key] for key in ("value", "low", "high")}
 
 
 def mean_difference(results: Seeds, others: Seeds, name: str, resamples: int = RESAMPLES) -> Score:
     """A mean score minus another variant's on the same pictures, with the paired interval."""
-    (ours, our_samples), (theirs, their_samples) = (_mean(r, name, resamples) for r in (results, others))
-    low, high = interval(our_samples - their_samples, LEVEL)
-    return as_score(ours - theirs, low[0], high[0])
+    return difference(_contender(results, resamples), _contender(others, resamples), name)
 
 
-def _mean(results: Seeds, name: str, resamples: int) -> tuple[float, np.ndarray]:
-    """The value, and its samples (resamples, 1)."""
-    answers = [answers_of(result) for result in results]
-    column = answers[0].names.index(name)
-    values = [answer.ratios()[column] for answer in answers]
-    samples = [answer.samples(resamples, 0)[:, [column]] for answer in answers]
-    return float(np.mean(values)), np.mean(samples, axis=0)
+def _contender(results: Seeds, resamples: int) -> Contender:
+    return contender("", [answers_of(result) for result in results], resamples)
 
 
 def difference_cell(results: Seeds, others: Seeds, name: str) -> Cell:
     """Bold where the paired interval excludes 0."""
     found = mean_difference(results, others, name)
-    low, high = found["low"], found["high"]
-    return score(found, bold=low is not None and high is not None and (low > 0 or high < 0))
+    return score(found, bold=excludes_zero(found))
 
 
 def table(results: Mapping[str, Seeds], title: str) -> Table:

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from eval.__main__ import main
-from eval.compare import bold, compare, printable, read_result
+from eval.compare import answers_of, compare, printable, read_result
 from eval.figures import draw, project, radius
+from eval.pairs import contender, winners
 from eval.report import Cell, Table, markdown, score
 from eval.scores import Answers, scores
 from fclip.errors import UserError
@@ -48,6 +49,12 @@ def made(name, share, n=120, seed=0, dim=16, chance=0.1):
     }
 
 
+def bold(results, resamples, seed):
+    """Score's name → the model that is surely best."""
+    found = [contender(r["model"]["name"], [answers_of(r)], resamples, seed) for r in results]
+    return winners(found, results[0]["baselines"])
+
+
 @pytest.fixture
 def save(tmp_path):
     """Writes results to files named like their models, returns the paths."""
@@ -62,7 +69,7 @@ def save(tmp_path):
 
 
 def test_table_1_has_the_papers_columns_rows_in_order_and_baselines_below(save):
-    [table, groups], _ = compare(save(made("stn", 0.4), made("plain", 0.9)))
+    [table, groups, _], _ = compare(save(made("stn", 0.4), made("plain", 0.9)))
     assert table.headers == ["Model", "Cos Simil.", "Text SFA", "Attr. SFA"]
     assert [row[0].text for row in table.rows] == ["stn", "plain", "chance"]
     assert table.rows[0][2].text.startswith("0.400 [0.")
@@ -73,7 +80,7 @@ def test_table_1_has_the_papers_columns_rows_in_order_and_baselines_below(save):
 def test_a_sure_winner_is_bold_whatever_its_row(save):
     for order in ([0.4, 0.9], [0.9, 0.4]):
         tables, notes = compare(save(*[made(f"m{share}", share) for share in order]))
-        for table in tables:
+        for table in tables[:2]:
             rows = {row[0].text: [cell.bold for cell in row[1:]] for row in table.rows}
             assert all(rows.pop("m0.9"))
             assert not any(flag for row in rows.values() for flag in row)
@@ -99,6 +106,93 @@ def test_the_interval_is_paired_so_a_small_steady_gain_is_found():
 def test_the_runner_up_decides_not_the_first_row():
     results = [made("low", 0.2), made("twin", 0.7, seed=1), made("top", 0.71, seed=2)]
     assert "text_sfa" not in bold(results, 500, 0)
+
+
+def test_a_baseline_whose_interval_is_reached_takes_the_bold():
+    results = [made("a", 0.2), made("b", 0.6)]
+    assert bold(results, 300, 0)["text_sfa"] == 1
+    rival = results[0]["baselines"]["chance"]["text_sfa"]
+    for high in (0.55, None):  # below b's 0.6, but within its interval; and not known at all
+        rival.update(value=0.5, low=None if high is None else 0.45, high=high)
+        assert "text_sfa" not in bold(results, 300, 0)
+
+
+def test_differences_are_told_to_the_first_model_or_to_the_one_named(save):
+    paths = save(made("plain", 0.4), made("stn", 0.9), made("twin", 0.4))
+    [_, _, table], notes = compare(paths)
+    assert (table.title, table.headers) == (
+        "Differences to plain",
+        ["Model", "Δ Text SFA", "p (Text SFA)", "Δ Attr. SFA", "p (Attr. SFA)"],
+    )
+    [stn, twin] = table.rows
+    assert stn[1].text.startswith("+0.500 [+0.")
+    assert (stn[1].bold, stn[2].text) == (True, "<0.001")
+    assert [cell.text for cell in twin[1:3]] == ["+0.000 [+0.000, +0.000]", "1.000"]
+    assert not twin[1].bold
+    assert any("Holm" in note for note in notes)
+    [_, _, table], _ = compare(paths, against="stn")
+    assert [row[0].text for row in table.rows] == ["plain", "twin"]
+    assert table.rows[0][1].text.startswith("-0.500 [-0.")
+    with pytest.raises(UserError, match="no model 'stm' among the results; did you mean 'stn'"):
+        compare(paths, against="stm")
+
+
+def runs_of(name, *shares):
+    """Runs of one model with other weights each."""
+    made_runs = [made(name, share, seed=i) for i, share in enumerate(shares)]
+    for i, run in enumerate(made_runs):
+        run["model"]["fingerprint"] = f"{name}{i}"
+    return made_runs
+
+
+def test_results_under_one_name_are_runs_of_one_model(save):
+    paths = save(*runs_of("m", 0.4, 0.5, 0.6), *runs_of("n", 0.9))
+    named = [f"a={path}" for path in paths[:3]] + [f"b={paths[3]}"]
+    for found in (compare(named), compare(paths, group_by="name")):
+        [table, _, pairs], notes = found
+        assert [row[0].text for row in table.rows] in (["a", "b", "chance"], ["m", "n", "chance"])
+        assert table.rows[0][2].text.startswith("0.500 ± 0.100 [0.")  # the deviation of 0.4, 0.5, 0.6
+        assert table.rows[1][2].text.startswith("0.900 [0.")
+        assert pairs.rows[0][1].text.startswith("+0.400 [")
+        assert any(note.startswith("±: deviation over training runs") and " 3, " in note for note in notes)
+
+
+def test_a_run_that_is_named_twice_is_refused(save):
+    [path] = save(made("a", 0.5))
+    with pytest.raises(UserError, match="two of the 2 runs of x have the same weights"):
+        compare([f"x={path}", f"x={path}"])
+
+
+def test_runs_on_different_data_have_no_mean(save):
+    paths = save(*runs_of("a", 0.5), made("a", 0.5, n=60))
+    with pytest.raises(UserError, match="no mean over runs on different data"):
+        compare([f"x={path}" for path in paths], allow_different=True)
+
+
+def test_a_file_may_have_an_equals_sign(tmp_path):
+    path = tmp_path / "lr=1.json"
+    path.write_text(json.dumps(made("only", 0.5)))
+    [table, *_], _ = compare([path])
+    assert table.rows[0][0].text == "only"
+
+
+def test_csv_has_the_unrounded_numbers_and_latex_the_bold(save, tmp_path):
+    import csv
+
+    results = [made("a_b & c", 0.4), made("plain", 0.9)]
+    compare(save(*results), csv_path=tmp_path / "t.csv", latex_path=tmp_path / "t.tex")
+    with (tmp_path / "t.csv").open() as stream:
+        rows = {(row["row"], row["column"]): row for row in csv.DictReader(stream) if row["table"].startswith("Surf")}
+    told = rows["plain", "Text SFA"]
+    score_ = results[1]["metrics"]["text_sfa"]
+    assert [float(told[key]) for key in ("value", "low", "high")] == [score_[key] for key in ("value", "low", "high")]
+    assert (told["bold"], rows["a_b & c", "Text SFA"]["bold"]) == ("1", "0")
+    assert rows["chance", "Cos Simil."]["value"] == ""
+    tex = (tmp_path / "t.tex").read_text()
+    assert r"a\_b \& c & " in tex
+    assert r"\textbf{0.900 [0." in tex
+    assert tex.count(r"\toprule") == tex.count(r"\bottomrule") == 3
+    assert r"$\Delta$ Text SFA" in tex
 
 
 def test_equal_models_have_no_winner():
@@ -140,7 +234,7 @@ def test_different_data_side_by_side_on_request_never_bold(save):
 
 
 def test_models_of_one_name_are_told_apart_by_their_files(save):
-    [table, _], _ = compare(save(made("m", 0.5), made("m", 0.9)))
+    [table, *_], _ = compare(save(made("m", 0.5), made("m", 0.9)))
     assert [row[0].text for row in table.rows][:2] == ["m (0-m)", "m (1-m)"]
 
 

@@ -74,8 +74,9 @@ def test_the_report_needs_nothing_but_itself(html) -> None:
 
 
 def test_the_report_tells_before_and_after(html) -> None:
-    assert Page(html).tags.count("table") == 2
-    for expected in ("(untrained)", "(trained)", "chance", "most frequent", "16x16 pixels", "Attr. SFA", "colour"):
+    assert Page(html).tags.count("table") == 3
+    names = ("(untrained)", "(trained)", "chance", "most frequent", "16x16 pixels")
+    for expected in (*names, "Attr. SFA", "colour", "Differences to"):
         assert expected in html
     assert len(re.findall(r"\d\.\d{3} → \d\.\d{3}", html)) == 2
 
