@@ -19,18 +19,33 @@ Baselines = Annotated[bool, typer.Option(help="Measure chance, the most frequent
 Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples of the products for the 95 % intervals; 0: none.")]
 Format = Annotated[str | None, typer.Option("--format", help="Of the catalogues; recognised when not given.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the resamples.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where embeddings are kept. [default: $FCLIP_CACHE or ~/.cache/fclip/embeddings]"),
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Embed anew and keep nothing.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures embedded at once.")]
 
 
 @app.callback()
-def _program() -> None:
+def _program(context: typer.Context, cache: Cache = None, no_cache: NoCache = False) -> None:
     """Measure checkpoints on a catalogue and compare them.
 
     \b
     python -m eval surfacing --checkpoint runs/plain --catalogue data/catalogue --split val --json plain.json
     python -m eval surfacing --checkpoint runs/stn   --catalogue data/catalogue --split val --json stn.json
     python -m eval compare plain.json stn.json --markdown table.md --figure pca.png
+
+    Embeddings are kept on the disk, by model and pictures: a second protocol does not compute them again.
+    `torchrun --nproc_per_node 2 -m eval …` divides the embedding; the scores are the same to the last digit.
     """
+    from eval.cache import cached, default_folder
+    from eval.processes import joined
+
+    context.with_resource(joined())
+    folder = cache or default_folder()
+    context.obj = folder
+    context.with_resource(cached(None if no_cache else folder))
 
 
 @app.command()
@@ -93,6 +108,28 @@ def compare(
     console.print(*printable(tables), crop=False)
     for note in notes:
         print(note)
+
+
+@app.command("cache")
+def show_cache(
+    context: typer.Context, clear: Annotated[bool, typer.Option("--clear", help="Remove them.")] = False
+) -> None:
+    """How many embeddings are kept, and where.
+
+    \b
+    python -m eval cache --clear
+    """
+    from eval.cache import clear as clear_cache
+    from eval.cache import files
+
+    folder = context.obj
+    if folder is None:
+        print("no cache: $FCLIP_CACHE is empty")
+        return
+    sizes = [file.stat().st_size for file in files(folder)]
+    print(f"{folder}: {len(sizes)} sets of embeddings, {sum(sizes) / 1e6:.1f} MB{', removed' if clear else ''}")
+    if clear:
+        clear_cache(folder)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
