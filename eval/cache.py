@@ -20,7 +20,7 @@ import secrets
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,14 +90,13 @@ def _read(file: Path) -> ImageEmbeddings | None:
     """A file's embeddings, mapped into memory; None when it is not there or damaged."""
     try:
         found = _mapped(file)
-        os.utime(file)  # used just now
     except FileNotFoundError:
         return None
-    except PermissionError:  # another user's cache may be read
-        return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         _warn(f"the kept embeddings {file} are damaged ({type(error).__name__}: {error}); they are computed again")
         return None
+    with suppress(OSError):  # another user's cache may be read
+        os.utime(file)  # used just now
     return found
 
 

@@ -76,28 +76,30 @@ def embed_texts(model: Model, texts: Sequence[str]) -> NDArray[np.float32]:
 
 
 def _embed_images(model: Model, pictures: Dataset, size: int, progress: bool) -> ImageEmbeddings:
-    from fclip import embedding
-
     if together() is None:
-        return embedding.embed_catalogue(model, pictures, batch_size=size, progress=progress)
+        from fclip.embedding import embed_catalogue
+
+        return embed_catalogue(model, pictures, batch_size=size, progress=progress)
+    from fclip.embedding import ImageEmbeddings, collect, embed_batches
+
     mine = _my_share(len(pictures), size)
-    parts = list(embedding.embed_batches(model, pictures.select(mine), size, progress))
+    parts = list(embed_batches(model, pictures.select(mine), size, progress))
     filled = [part for part in parts if len(part.rows)]
     rows = mine[np.concatenate([part.rows for part in filled])] if filled else mine[:0]
     vectors = np.concatenate([part.vectors for part in filled]) if filled else np.zeros((0, 0), np.float32)
     problems = [(int(mine[number * size]), part.skipped) for number, part in enumerate(parts) if part.skipped]
     vectors, rows, problems = _gathered(vectors, rows, problems)
     skipped = [problem for _, of_part in sorted(problems, key=lambda pair: pair[0]) for problem in of_part]
-    return embedding.collect([embedding.ImageEmbeddings(vectors, rows, skipped)], len(pictures))
+    return collect([ImageEmbeddings(vectors, rows, skipped)], len(pictures))
 
 
 def _embed_texts(model: Model, texts: Sequence[str]) -> NDArray[np.float32]:
-    from fclip import embedding
+    from fclip.embedding import embed_texts as embed
 
     if together() is None:
-        return np.asarray(embedding.embed_texts(model, texts), np.float32)
+        return np.asarray(embed(model, texts), np.float32)
     mine = _my_share(len(texts), TEXTS)
-    vectors = embedding.embed_texts(model, [texts[i] for i in mine], batch_size=TEXTS)
+    vectors = embed(model, [texts[i] for i in mine], batch_size=TEXTS)
     return _gathered(vectors, mine, [])[0]
 
 

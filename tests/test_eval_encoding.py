@@ -20,12 +20,14 @@ from PIL import Image
 import eval.cache as cache
 from eval.__main__ import main
 from eval.encoding import embed_images, embed_texts
-from eval.processes import together
+from eval.processes import joined, together
 from fclip.catalogue.storage import save_catalogue
 from fclip.checkpoint import save_checkpoint
 from fclip.embedding import embed_catalogue
 from fclip.embedding import embed_texts as embed_texts_anew
 from fclip.errors import UserError
+from fclip.features import picture_key
+from fclip.references import in_tar
 
 BROKEN = 7
 MANY_TEXTS = [f"red dress {i}" for i in range(600)]
@@ -146,6 +148,16 @@ def test_a_file_that_changed_is_another_picture(named, catalogue, kept, passes, 
     np.testing.assert_array_equal(vectors[0][1], vectors[1][1])
 
 
+def test_a_shard_that_changed_has_other_pictures(tmp_path):
+    shard = tmp_path / "shop.tar"
+    cell = {"id": "7", "image": {"bytes": None, "path": in_tar(shard, 512, 9)}}
+    shard.write_bytes(b"1")
+    before = picture_key(cell)
+    assert picture_key(cell) == before
+    shard.write_bytes(b"12")
+    assert picture_key(cell) != before
+
+
 def test_only_models_with_a_fingerprint_and_only_where_it_is_asked_for(model, catalogue, kept):
     assert model.fingerprint == "unsaved"
     embed_images(model, catalogue)
@@ -257,7 +269,6 @@ def test_the_program_keeps_embeddings_shows_and_clears_them(shop, tmp_path, caps
 
 def _measure(rank: int, ports: list[int], shop: Path, out: Path) -> None:
     """One of two processes: measures twice, the second time from what is kept, and notes what it encoded."""
-    import eval.processes
     from fclip.model import Model
     from fclip.pretrained import open_model
 
@@ -266,7 +277,7 @@ def _measure(rank: int, ports: list[int], shop: Path, out: Path) -> None:
     torch.set_num_threads(1)
     encode, seen = Model.encode_image, []
     Model.encode_image = lambda self, pixels: seen.append(len(pixels)) or encode(self, pixels)
-    with eval.processes.joined():
+    with joined():
         model = open_model(shop / "model", [])
         np.save(out / f"texts-{rank}.npy", embed_texts(model, MANY_TEXTS))
     with (out / f"{rank}.txt").open("w") as told, contextlib.redirect_stdout(told):
