@@ -28,6 +28,11 @@ Csv = Annotated[Path | None, typer.Option("--csv", help="Write the tables here a
 Latex = Annotated[Path | None, typer.Option(help="Write the tables here for LaTeX (booktabs).")]
 Against = Annotated[str | None, typer.Option(metavar="NAME", help="Tell differences to this model, not to the first.")]
 GroupBy = Annotated[str | None, typer.Option(metavar="name", help="Results of one model name are its training runs.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where embeddings are kept. [default: $FCLIP_CACHE or ~/.cache/fclip/embeddings]"),
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Embed anew and keep nothing.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures embedded at once.")]
 Untuned = Annotated[str | None, typer.Option(metavar="NAME", help="A model to stand beside, such as fashionclip.")]
 Ks = Annotated[list[int] | None, typer.Option("--k", min=1, help="Ranks to score at; repeat it for several.")]
@@ -35,7 +40,7 @@ Groups = Annotated[list[str] | None, typer.Option("--group", help="An attribute 
 
 
 @app.callback()
-def _program() -> None:
+def _program(context: typer.Context, cache: Cache = None, no_cache: NoCache = False) -> None:
     """Measure checkpoints on a catalogue and compare them.
 
     \b
@@ -48,7 +53,17 @@ def _program() -> None:
     python -m eval retrieval --checkpoint runs/plain --catalogue data/catalogue --split test --untuned fashionclip
     python -m eval zero-shot --checkpoint runs/plain --catalogue data/catalogue --split test
     python -m eval inshop --checkpoint runs/plain --catalogue data/inshop
+
+    Embeddings are kept on the disk, by model and pictures: a second protocol does not compute them again.
+    `torchrun --nproc_per_node 2 -m eval …` divides the embedding; the scores are the same to the last digit.
     """
+    from eval.cache import cached, default_folder
+    from eval.processes import joined
+
+    context.with_resource(joined())
+    folder = cache or default_folder()
+    context.obj = folder
+    context.with_resource(cached(None if no_cache else folder))
 
 
 @app.command()
@@ -347,6 +362,28 @@ def card(
     from eval.card import write_card
 
     print(f"written: {write_card(checkpoint, results, out, licence)}")
+
+
+@app.command("cache")
+def show_cache(
+    context: typer.Context, clear: Annotated[bool, typer.Option("--clear", help="Remove them.")] = False
+) -> None:
+    """How many embeddings are kept, and where.
+
+    \b
+    python -m eval cache --clear
+    """
+    from eval.cache import clear as clear_cache
+    from eval.cache import files
+
+    folder = context.obj
+    if folder is None:
+        print("no cache: $FCLIP_CACHE is empty")
+        return
+    sizes = [file.stat().st_size for file in files(folder)]
+    print(f"{folder}: {len(sizes)} sets of embeddings, {sum(sizes) / 1e6:.1f} MB{', removed' if clear else ''}")
+    if clear:
+        clear_cache(folder)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

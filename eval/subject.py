@@ -6,6 +6,7 @@
 
 Results are plain JSON: schema, protocol, model {name, fingerprint}, checkpoint, catalogue, split, command, counts,
 bootstrap {resamples, seed, level, unit}, metrics {name: {"value", "low", "high"}}, baselines {name: metrics}.
+Under `torchrun` every process computes the same result; `write_result` writes that of the main one.
 """
 
 from __future__ import annotations
@@ -19,15 +20,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.encoding import embed_images, embed_texts
 from eval.metrics.means import known_mean
 from eval.metrics.uncertainty import interval, ratio_samples
+from eval.processes import is_main, on_device
 from eval.scores import LEVEL, Score, score
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from fclip.embedding import ImageEmbeddings
     from fclip.model import Model
+
+__all__ = [
+    "SCHEMA",
+    "Subject",
+    "command",
+    "embed_images",
+    "embed_texts",
+    "head",
+    "mean_scores",
+    "open_subject",
+    "write_result",
+]
 
 SCHEMA = 1
 
@@ -61,8 +75,6 @@ def open_subject(
     Raises:
         UserError: the checkpoint, catalogue or split is not usable.
     """
-    import torch
-
     from fclip.catalogue import open_catalogue
     from fclip.catalogue.schema import groups_of, select_split
     from fclip.pretrained import open_model
@@ -71,23 +83,15 @@ def open_subject(
     whole = open_catalogue(paths[0] if len(paths) == 1 else paths, format=catalogue_format)
     pictures = select_split(whole, split)
     model = open_model(checkpoint, groups_of(whole))
-    return Subject(
-        model.to("cuda") if torch.cuda.is_available() else model, whole, pictures, str(checkpoint), paths, split
-    )
+    return Subject(on_device(model), whole, pictures, str(checkpoint), paths, split)
 
 
-def embed_images(model: Model, pictures: Dataset, *, batch_size: int = 64, progress: bool = False) -> ImageEmbeddings:
-    """Unit vectors of the pictures that can be read, and who cannot."""
-    from fclip.embedding import embed_catalogue
+def write_result(file: str | Path | None, result: Mapping[str, Any]) -> None:
+    """Writes a result as one line of JSON, whole or not at all: the main process does, where a file is named."""
+    from fclip.files import write_json
 
-    return embed_catalogue(model, pictures, batch_size=batch_size, progress=progress)
-
-
-def embed_texts(model: Model, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Unit vectors of texts (N, D)."""
-    from fclip.embedding import embed_texts as embed
-
-    return embed(model, texts)
+    if file is not None and is_main():
+        write_json(file, dict(result), indent=None)
 
 
 def head(

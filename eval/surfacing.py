@@ -35,9 +35,11 @@ from numpy.typing import NDArray
 from eval.baselines import Prediction, answered_with, chance, most_frequent, nearest_pixels, thumbnails
 from eval.labels import Codebook, Labels, candidates, label
 from eval.metrics.surfacing import UNKNOWN, Ints, Surfaced, recall_at, reflected, surface
+from eval.processes import on_device
 from eval.scores import LEVEL, Answers, score, scores
+from eval.subject import embed_images, embed_texts, write_result
 from fclip.errors import UserError
-from fclip.files import writable, write_json
+from fclip.files import writable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -82,7 +84,7 @@ def evaluate_surfacing(
     Raises:
         UserError: no picture has a caption or can be read, or the embeddings are not finite.
     """
-    return _result(model, measure(model, catalogue, progress, batch_size), bootstrap, seed)
+    return result_of(model, measure(model, catalogue, progress, batch_size), bootstrap, seed)
 
 
 def run_surfacing(
@@ -129,8 +131,7 @@ def run_surfacing(
     }
     result |= {"checkpoint": str(checkpoint), "catalogue": paths, "split": split}
     result["command"] = _command(checkpoint, paths, split, baselines, options)
-    if target is not None:
-        write_json(target, result, indent=None)
+    write_result(target, result)
     return result
 
 
@@ -149,8 +150,8 @@ def surfacing_of(
     from fclip.catalogue.schema import select_split
 
     part = select_split(whole, split)
-    measured = measure(_on_accelerator(model), part, progress, batch_size)
-    result = _result(model, measured, bootstrap, seed)
+    measured = measure(on_device(model), part, progress, batch_size)
+    result = result_of(model, measured, bootstrap, seed)
     train = whole.select([row for row, name in enumerate(whole["split"]) if name == "train"])
     if split not in ("train", "all"):
         result["products_in_train"] = len(set(train["item"]) & set(measured.labels.items))
@@ -162,8 +163,6 @@ def surfacing_of(
 
 def measure(model: Any, catalogue: Dataset, progress: bool = False, batch_size: int = 64) -> Measured:
     """Embeds the pictures and the unique captions of a split and looks for the nearest caption of each picture."""
-    from fclip.embedding import embed_catalogue, embed_texts
-
     book: Codebook = {}
     labels = label(model.captions, catalogue, book)
     if not labels.ids:
@@ -172,19 +171,41 @@ def measure(model: Any, catalogue: Dataset, progress: bool = False, batch_size: 
             f"{', '.join(labels.groups)}, the catalogue has {', '.join(catalogue.features['attributes'])}; "
             "evaluate on a catalogue with these attributes"
         )
-    images = embed_catalogue(model, catalogue.select(labels.rows), batch_size=batch_size, progress=progress)
-    labels = labels.take(np.asarray(images.rows, np.int64))
+    # The whole split, also what has no caption: other protocols want the same vectors, and find them kept.
+    images = embed_images(model, catalogue, batch_size=batch_size, progress=progress)
+    captioned = set(labels.ids)
+    skipped = [[str(name), str(reason)] for name, reason in images.skipped if str(name) in captioned]
+    labels = labels.take(np.flatnonzero(np.isin(labels.rows, images.rows)))
     if not labels.ids:
-        raise UserError(f"none of {len(images.skipped)} pictures could be read; the first: {images.skipped[0][1]}")
+        raise UserError(f"none of {len(skipped)} pictures could be read; the first: {skipped[0][1]}")
     captions, own = candidates(labels.texts)
-    texts = np.asarray(embed_texts(model, captions), np.float32)
-    codes = reflected(own, labels.codes, len(captions))
+    texts = embed_texts(model, captions)
+    keep = np.isin(images.rows, labels.rows)
+    vectors = images.vectors if keep.all() else images.vectors[keep]
     try:
-        surfaced = surface(images.vectors, texts, own, labels.codes, codes)
+        return answer(labels, own, vectors, texts, skipped, book)
     except ValueError as error:
         raise UserError(f"model {model.name}: {error}") from None
-    first = {"id": labels.ids[:FIRST], "image": _rounded(images.vectors[:FIRST]), "text": _rounded(texts[own[:FIRST]])}
-    skipped = [[str(name), str(reason)] for name, reason in images.skipped]
+
+
+def answer(
+    labels: Labels, own: Ints, images: NDArray[Any], texts: NDArray[Any], skipped: list[list[str]], book: Codebook
+) -> Measured:
+    """Looks for the nearest caption of each picture.
+
+    Args:
+        labels: of N pictures, coded with `book`.
+        own: (N,) each picture's caption.
+        images: (N, D) unit vectors of the pictures.
+        texts: (M, D) of the unique captions.
+        skipped: pictures that could not be read.
+
+    Raises:
+        ValueError: the embeddings are not finite.
+    """
+    codes = reflected(own, labels.codes, len(texts))
+    surfaced = surface(images, texts, own, labels.codes, codes)
+    first = {"id": labels.ids[:FIRST], "image": _rounded(images[:FIRST]), "text": _rounded(texts[own[:FIRST]])}
     return Measured(labels, own, codes, surfaced, skipped, first, book)
 
 
@@ -217,12 +238,6 @@ def measure_baselines(
     return results | {"left_out": left_out}
 
 
-def _on_accelerator(model: Any) -> Any:
-    import torch
-
-    return model.to("cuda") if torch.cuda.is_available() else model
-
-
 def _command(checkpoint: object, paths: list[str], split: str, baselines: bool, options: dict[str, Any]) -> str:
     pairs = [("checkpoint", checkpoint), *(("catalogue", path) for path in paths), ("split", split), *options.items()]
     pairs = [(name, value) for name, value in pairs if value is not None]
@@ -230,7 +245,8 @@ def _command(checkpoint: object, paths: list[str], split: str, baselines: bool, 
     return shlex.join(["python", "-m", "eval", "surfacing", *words, *([] if baselines else ["--no-baselines"])])
 
 
-def _result(model: Any, measured: Measured, bootstrap: int, seed: int) -> dict[str, Any]:
+def result_of(model: Any, measured: Measured, bootstrap: int, seed: int) -> dict[str, Any]:
+    """The JSON, but for baselines."""
     labels, surfaced = measured.labels, measured.surfaced
     means = {"cosine": surfaced.cosine} | {f"recall_at_{k}": surfaced.rank <= k for k in RECALL}
     metrics = scores(_answers(labels, Prediction(surfaced.correct, surfaced.hits), means), bootstrap, seed)

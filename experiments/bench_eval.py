@@ -2,10 +2,13 @@
 
     python -m experiments.bench_eval                                            # 100 k pictures x 10 k captions x 512
     python -m experiments.bench_eval --images 2000 --captions 500 --rounds 3    # seconds
+    python -m experiments.bench_eval --ways surfacing                           # the whole protocol
 
     fclip         `eval.metrics.search.rank_embeddings`: blocks of cosines, ties against the model
     open_clip     as `open_clip_train.train.get_clip_metrics`: the whole matrix, sorted
     torchmetrics  `RetrievalRecall`: every picture with every caption as a list of its own
+    surfacing     all of `python -m eval surfacing` but the embedding: nearest captions, ranks both ways, intervals of
+                  1000 resamples, the JSON file; named by `--ways surfacing` alone
 
 Every measurement has a process of its own, because the peak of a process never falls; the ways take turns. Memory is
 the peak beyond embeddings and libraries, and the peak in all. A way that wants more than `--limit-gb` is out of memory.
@@ -154,7 +157,37 @@ def by_torchmetrics(pictures: NDArray[np.float32], texts: NDArray[np.float32], o
     return float(metric.compute())
 
 
-WAYS: dict[str, Way] = {"fclip": by_fclip, "open_clip": by_open_clip, "torchmetrics": by_torchmetrics}
+def by_surfacing(pictures: NDArray[np.float32], texts: NDArray[np.float32], own: NDArray[np.int64]) -> float:
+    """The protocol as it goes on after embedding: two pictures of a product, six groups of attributes."""
+    import tempfile
+    from types import SimpleNamespace
+
+    import datasets  # noqa: F401  # that and the next are in memory when the protocol runs
+    import numpy as np
+
+    import fclip.embedding  # noqa: F401
+    from eval.labels import Labels
+    from eval.subject import write_result
+    from eval.surfacing import answer, result_of
+
+    n, rng = len(pictures), np.random.default_rng(1)
+    codes = rng.integers(-1, 20, (len(texts), 6))[own]
+    ids, items = [f"picture {i}" for i in range(n)], [f"product {i // 2}" for i in range(n)]
+    groups = tuple(f"group {g}" for g in range(6))
+    labels = Labels(groups, np.arange(n), ids, items, [f"caption {i}" for i in own], codes, 0)
+    measured = answer(labels, own, pictures, texts, [], {})
+    result = result_of(SimpleNamespace(name="synthetic", fingerprint="none"), measured, 1000, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        write_result(f"{folder}/result.json", result)
+    return result["metrics"]["recall_at_10"]["value"]
+
+
+WAYS: dict[str, Way] = {
+    "fclip": by_fclip,
+    "open_clip": by_open_clip,
+    "torchmetrics": by_torchmetrics,
+    "surfacing": by_surfacing,
+}
 
 
 def _take_turn(name: str, sizes: list[str], turns: list[dict[str, float]], failed: dict[str, str]) -> None:

@@ -82,12 +82,20 @@ def embed_catalogue(
     Raises:
         UserError: not one picture could be read.
     """
-    parts = list(embed_batches(model, catalogue, batch_size, progress, workers))
+    return collect(list(embed_batches(model, catalogue, batch_size, progress, workers)), len(catalogue))
+
+
+def collect(parts: Sequence[ImageEmbeddings], total: int) -> ImageEmbeddings:
+    """All parts of what `total` pictures gave as one.
+
+    Raises:
+        UserError: not one picture could be read.
+    """
     skipped = [problem for part in parts for problem in part.skipped]
     filled = [part for part in parts if len(part.rows)]
     if not filled:
         first = skipped[0][1] if skipped else "the catalogue is empty"
-        raise UserError(f"none of the {len(catalogue)} pictures can be read; the first: {first}")
+        raise UserError(f"none of the {total} pictures can be read; the first: {first}")
     return ImageEmbeddings(
         np.concatenate([part.vectors for part in filled]), np.concatenate([part.rows for part in filled]), skipped
     )

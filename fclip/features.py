@@ -33,6 +33,7 @@ from fclip.files import new_folder, read_json, write_json
 from fclip.images import UnreadableImageError
 from fclip.locked import Cut
 from fclip.model import Model
+from fclip.references import shard_of
 
 if TYPE_CHECKING:
     from fclip.batches import TrainingPictures
@@ -98,18 +99,19 @@ def key_of(model: Model, cut: Cut, pictures: TrainingPictures, precision: str = 
             found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     for row in range(len(pictures)):
-        found.update(_picture_key(pictures.cell(row)))
+        found.update(picture_key(pictures.cell(row)))
     return found.hexdigest()
 
 
-def _picture_key(cell: dict[str, Any]) -> bytes:
-    """The id with the picture's bytes; of a file, where it lies, its size and when it was changed."""
-    image = cell["image"]
+def picture_key(cell: dict[str, Any]) -> bytes:
+    """The id with the picture's bytes; of a file or a shard, where it lies, its size and when it was changed."""
+    image = cell["image"] or {}
     if image.get("bytes") is not None:
-        return b"%s %d " % (str(cell["id"]).encode(), len(image["bytes"])) + image["bytes"]
-    path = Path(image.get("path") or "")
-    found = path.stat() if path.is_file() else None
-    about = (cell["id"], str(path), found and found.st_size, found and found.st_mtime_ns)
+        return repr((str(cell["id"]), len(image["bytes"]))).encode() + image["bytes"]
+    path = image.get("path") or ""
+    file = Path(shard_of(path) or path)
+    found = file.stat() if file.is_file() else None
+    about = (cell["id"], path, found and found.st_size, found and found.st_mtime_ns)
     return repr(about).encode()
 
 

@@ -46,6 +46,12 @@ def read_reference(path: str) -> bytes | None:
     return None
 
 
+def shard_of(path: str) -> str | None:
+    """The file that a reference reads from; None where the path is no reference."""
+    match = BYTES.fullmatch(path) or ROW.fullmatch(path)
+    return match[1] if match else None
+
+
 @lru_cache(maxsize=GROUPS_KEPT)
 def _row_group(file: str, column: str, group: int):  # type: ignore[no-untyped-def]  # pyarrow is not imported up here
     """The pictures of one row group, a binary array."""

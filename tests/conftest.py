@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: more threads sum in another order
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a network
+os.environ["FCLIP_CACHE"] = ""  # nor leave embeddings in the user's folder
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the data loader forks
 
 from collections.abc import Callable, Iterator

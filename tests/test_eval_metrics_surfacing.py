@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.metrics.surfacing import TIE, attribute_accuracy, paired_cosine, recall_at, reflected, surface
+from eval.metrics.surfacing import TIE, attribute_accuracy, recall_at, reflected, surface
 
 
 def naive(images, captions, own, codes, caption_codes):
     """The definitions, one picture at a time."""
-    scores = [[float(np.dot(i.astype(np.float64), c)) for c in captions] for i in images]
+    images, captions = ([v / np.linalg.norm(v) for v in rows.astype(np.float64)] for rows in (images, captions))
+    scores = [[float(np.dot(i, c)) for c in captions] for i in images]
     out = {"correct": [], "tied": [], "agree": [], "rank": [], "caption_rank": []}
     for n, row in enumerate(scores):
         best = max(row)
@@ -73,6 +74,37 @@ def test_agrees_with_loops_on_ordinary_embeddings():
     assert shown.rank.tolist() == expected["rank"]
     assert shown.caption_rank.tolist() == expected["caption_rank"]
     assert shown.hits.sum(1).tolist() == expected["agree"]
+
+
+@pytest.mark.parametrize("cells", [1, 100, 1 << 20])
+def test_what_float32_cannot_tell_apart_is_told_apart(cells):
+    """Cosines a millionth from each other: as far as a tie goes, ten times as far as float32 errs."""
+    rng = np.random.default_rng(5)
+    middle = rng.normal(size=16)
+    near = unit([middle + 3e-3 * rng.normal(size=16) for _ in range(90)])
+    own, codes, stated = rng.integers(30, size=60), rng.integers(-1, 3, (60, 3)), rng.integers(-1, 3, (30, 3))
+    shown, expected = (
+        surface(near[:60], near[60:], own, codes, stated, cells),
+        naive(near[:60], near[60:], own, codes, stated),
+    )
+    for name in ("correct", "tied", "rank", "caption_rank"):
+        assert getattr(shown, name).tolist() == expected[name]
+    assert shown.hits.sum(1).tolist() == expected["agree"]
+    assert len(set(expected["tied"])) == 2  # else it would tell nothing
+    float32 = near[:60] @ near[60:].T
+    ranks = (float32 >= float32[np.arange(60), own][:, None] - TIE).sum(1)
+    assert ranks.tolist() != expected["rank"]
+
+
+def test_embeddings_may_be_mapped_and_the_answers_do_not_depend_on_the_blocks(tmp_path):
+    rng = np.random.default_rng(6)
+    np.save(tmp_path / "images.npy", unit(rng.normal(size=(70, 12))))
+    images, captions = np.load(tmp_path / "images.npy", mmap_mode="r"), unit(rng.normal(size=(20, 12)))
+    own, codes, stated = rng.integers(20, size=70), rng.integers(-1, 3, (70, 2)), rng.integers(-1, 3, (20, 2))
+    whole, *cut = (surface(images, captions, own, codes, stated, cells) for cells in (1 << 20, 1, 60, 333))
+    for other in cut:
+        for name, values in vars(whole).items():
+            np.testing.assert_array_equal(getattr(other, name), values)
 
 
 def test_a_small_case_by_hand():
@@ -160,13 +192,6 @@ def test_a_group_nobody_knows_is_nan_and_left_out_of_the_macro_mean():
     scores = attribute_accuracy(np.array([[True, False], [False, False]]), np.array([[3, -1], [4, -1]]))
     assert np.isnan(scores["groups"][1])
     assert scores["macro"] == scores["micro"] == 0.5
-
-
-def test_paired_cosine_in_blocks():
-    rng = np.random.default_rng(2)
-    images, captions, own = unit(rng.normal(size=(10, 4))), unit(rng.normal(size=(3, 4))), rng.integers(3, size=10)
-    expected = [images[i] @ captions[own[i]] for i in range(10)]
-    np.testing.assert_allclose(paired_cosine(images, captions, own, step=3), expected, atol=1e-6)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 3)), max_size=20))

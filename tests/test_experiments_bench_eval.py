@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from experiments.bench_eval import WAYS, app, by_fclip, by_open_clip, embeddings, table
+from experiments.bench_eval import WAYS, app, by_fclip, by_open_clip, by_surfacing, embeddings, table
 
 
 def test_ours_and_open_clips_way_find_the_same():
@@ -15,6 +15,7 @@ def test_ours_and_open_clips_way_find_the_same():
     expected = ((scores > scores[np.arange(60), data[2]][:, None]).sum(1) < 10).mean()
     assert 0.4 < expected < 1
     assert by_fclip(*data) == by_open_clip(*data) == pytest.approx(expected)
+    assert by_surfacing(*data) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.slow  # its import takes seconds
@@ -45,4 +46,4 @@ def test_the_table_has_medians_ratios_and_what_found_no_memory():
 def test_a_way_nobody_knows_is_refused():
     shown = CliRunner().invoke(app, ["--ways", "faiss"])
     assert shown.exit_code == 2
-    assert "expected ways among fclip, open_clip, torchmetrics, got faiss" in shown.output.replace("\n", " ")
+    assert "expected ways among fclip, open_clip, torchmetrics, surfacing, got faiss" in shown.output.replace("\n", " ")

@@ -81,9 +81,9 @@ def rank_embeddings(
         for rows in slices(len(asked), step):
             pairs = slice(starts[rows.start], starts[rows.stop])
             scores, row = asked.fast(rows) @ block, query[pairs] - rows.start
-            _leave_out(scores, row, item[pairs] - cols.start)
-            _leave_out(scores, np.arange(len(scores)), exclude[rows] - cols.start)
-            ahead[pairs] += _Block(asked, items, rows, cols, scores).reach(row, place[pairs], bar[pairs])
+            leave_out(scores, row, item[pairs] - cols.start)
+            leave_out(scores, np.arange(len(scores)), exclude[rows] - cols.start)
+            ahead[pairs] += Block(asked, items, rows, cols, scores).reach(row, place[pairs], bar[pairs])
     return Ranking(query, place + 1 + ahead, total, len(items) - (exclude >= 0), len(items))
 
 
@@ -143,7 +143,7 @@ def _best(
     for cols in slices(len(items), min(WIDTH, cells)):
         scores, flags = wanted @ items.fast(cols).T, relevance.mask(rows, cols)
         scores[flags] -= tie
-        _leave_out(scores, np.arange(n), exclude - cols.start)
+        leave_out(scores, np.arange(n), exclude - cols.start)
         places = np.broadcast_to(np.arange(cols.start, cols.stop), scores.shape)
         new = _highest((places, scores, flags), keep)
         best = _highest(tuple(np.hstack(pair) for pair in zip(best, new, strict=True)), keep)
@@ -161,7 +161,7 @@ def _highest(table: tuple[Any, ...], keep: int) -> tuple[Any, ...]:
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     """Cosines (n, m) of some queries and items; -inf: no candidate, or relevant and counted elsewhere."""
 
     queries: UnitRows
@@ -215,7 +215,7 @@ def _relevant_pairs(asked: UnitRows, items: UnitRows, relevance: Relevance, excl
     return query[order], item[order], cosine[order]
 
 
-def _leave_out(scores: NDArray[np.float32], row: Ints, col: Ints) -> None:
+def leave_out(scores: NDArray[np.float32], row: Ints, col: Ints) -> None:
     """These are no candidates; columns outside of the block are passed over."""
     inside = (col >= 0) & (col < scores.shape[1])
     scores[row[inside], col[inside]] = -np.inf

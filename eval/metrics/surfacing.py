@@ -6,8 +6,9 @@ the evaluated pictures.
     text SFA       share of pictures whose nearest caption is their own
     attribute SFA  share of a picture's known attributes that the nearest caption states too
 
-Ties are settled against the model. Two cosines closer than `TIE` are equal: float32 dot products of equal vectors
-differ by about 1e-7 with their place in the matrix, and a collapsed model must score 0 instead of winning by rounding.
+Ties are settled against the model. Two cosines closer than `TIE` are equal: a collapsed model must score 0 instead of
+winning by rounding. Blocks are float32 products, what is close is computed again in float64 (`eval.metrics.search`), so
+that no answer depends on how the work is cut.
 So the own caption counts only when it is strictly nearer than every other, and of several nearest captions the one
 that agrees with the fewest attributes is taken.
 
@@ -22,6 +23,7 @@ No pictures: every array is empty and every share is nan, never 0.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +31,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.metrics.means import known_mean, share
-from eval.metrics.search import TIE
+from eval.metrics.search import BAND, CELLS, TIE, Block, leave_out
+from eval.metrics.vectors import Floats, Ints, UnitRows, cosines, slices, unit_rows
 
-Floats = NDArray[np.floating[Any]]
-Ints = NDArray[np.integer[Any]]
 Flags = NDArray[np.bool_]
 
 UNKNOWN = -1
+SURE = 1e-12  # float64 products err by far less
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Surfaced:
     nearest: Ints  # (N,) the nearest caption, of tied ones that with the fewest agreeing attributes
     tied: Flags  # (N,) several captions were nearest
     hits: Flags  # (N, G) the attribute is known and the nearest caption agrees
-    cosine: Floats  # (N,) of the picture and its own caption
+    cosine: NDArray[np.float64]  # (N,) of the picture and its own caption
     rank: Ints  # (N,) of the own caption among all, from 1, behind those tied with it
     caption_rank: Ints  # (M,) of the best own picture among all others' pictures, from 1, behind those tied with it
 
@@ -56,49 +58,67 @@ class Surfaced:
 
 
 def surface(
-    images: Floats, captions: Floats, own: Ints, codes: Ints, caption_codes: Ints, cells: int = 1 << 24
+    images: Floats, captions: Floats, own: Ints, codes: Ints, caption_codes: Ints, cells: int = CELLS
 ) -> Surfaced:
     """Looks for the nearest caption of every picture.
 
     Args:
-        images: (N, D) unit rows.
+        images: (N, D) unit rows, may be memory-mapped.
         captions: (M, D) unit rows, one per unique caption.
         own: (N,) the caption of each picture, 0 … M-1; a caption without a picture gets caption_rank N+1.
         codes: (N, G) attributes of the pictures, -1 = unknown.
         caption_codes: (M, G) attributes that the captions state, see `reflected`.
-        cells: scores held in memory at once; all N x M never are.
+        cells: scores held in memory at once; changes the memory, never the answers.
 
     Raises:
         ValueError: shapes disagree, or embeddings are not finite or not of unit length.
     """
-    images, captions = _unit(images, "image"), _unit(captions, "caption")
+    shown, said = _unit(images, "image"), _unit(captions, "caption")
     _check(images, captions, own, codes, caption_codes)
     n, m = len(images), len(captions)
-    nearest, rank, tied = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, bool)
-    cosine, ahead = paired_cosine(images, captions, own), np.zeros(m, np.int64)
-    best_own = np.full(m, -np.inf, np.float32)
+    nearest, rank, tied = np.zeros(n, np.int64), np.ones(n, np.int64), np.zeros(n, bool)
+    cosine, ahead = cosines(shown, said, np.arange(n), own), np.zeros(m, np.int64)
+    best_own = np.full(m, -np.inf)
     np.maximum.at(best_own, own, cosine)
 
-    step = max(1, cells // max(m, 1))
-    for start in range(0, n, step):
-        part = slice(start, start + step)
-        scores = images[part] @ captions.T  # (step, M) float32
-        near = scores >= scores.max(1, keepdims=True) - TIE
-        nearest[part], tied[part] = scores.argmax(1), near.sum(1) > 1
-        for row in np.flatnonzero(tied[part]):
-            nearest[start + row] = _worst(near[row], codes[start + row], caption_codes)
-        rank[part] = _rank(scores, own[part])
-        ahead += _strangers_ahead(scores, own[part], best_own)
+    columns = slice(0, m)
+    every_caption = said.fast(columns).T
+    for part in slices(n, max(1, cells // max(m, 1))):
+        scores = shown.fast(part) @ every_caption  # (n, M) float32
+        block = Block(shown, said, part, columns, scores)
+        nearest[part] = scores.argmax(1)
+        for row, near in _ties(block):
+            tied[part.start + row] = True
+            nearest[part.start + row] = _worst(near, codes[part.start + row], caption_codes)
+        mine = np.arange(len(scores))
+        leave_out(scores, mine, own[part])  # from here on strangers only
+        rank[part] += block.reach(mine, np.zeros_like(mine), cosine[part] - TIE)
+        turned = Block(said, shown, columns, part, scores.T)
+        ahead += turned.reach(np.arange(m), np.zeros(m, np.int64), best_own - TIE)
     hits = (codes != UNKNOWN) & (caption_codes[nearest] == codes)
     return Surfaced(nearest, tied, hits, cosine, rank, ahead + 1)
 
 
-def paired_cosine(images: Floats, captions: Floats, own: Ints, step: int = 1 << 14) -> Floats:
-    """(N,) cosine of each picture with its own caption, in float32."""
-    parts = [
-        np.einsum("nd,nd->n", images[i : i + step], captions[own[i : i + step]]) for i in range(0, len(images), step)
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+def _ties(block: Block) -> Iterator[tuple[int, Ints]]:
+    """The rows with several nearest captions, and which these are.
+
+    Rows in which float32 sees a rival are computed again in float64, which is certain but within `SURE` of the bar;
+    rows with a rival there, once more by `cosines`, whose bits do not depend on the block.
+    """
+    near = block.scores >= block.scores.max(1, keepdims=True) - (TIE + 3 * BAND)
+    rows = np.flatnonzero(near.sum(1) > 1)
+    if not len(rows):
+        return
+    over = block.queries.exact(rows + block.rows.start) @ block.items.exact(block.cols).T  # (r, M)
+    over -= over.max(1, keepdims=True) - TIE
+    for row, by in zip(rows, over, strict=True):
+        close = np.flatnonzero(by >= 0)
+        if (np.abs(by) < SURE).any():
+            rivals = np.flatnonzero(near[row])
+            found = cosines(block.queries, block.items, np.full(len(rivals), block.rows.start + row), rivals)
+            close = rivals[found >= found.max() - TIE]
+        if len(close) > 1:
+            yield int(row), close
 
 
 def reflected(own: Ints, codes: Ints, n_captions: int) -> Ints:
@@ -137,13 +157,11 @@ def recall_at(rank: Ints, k: int) -> float:
     return float(share((rank <= k).sum(), len(rank)))
 
 
-def _unit(vectors: Floats, name: str) -> Floats:
-    vectors = np.asarray(vectors, np.float32)
-    if not np.isfinite(vectors).all():
-        raise ValueError(f"expected finite {name} embeddings, got nan or infinity; the model has diverged")
-    if len(vectors) and not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
+def _unit(vectors: Floats, name: str) -> UnitRows:
+    rows = unit_rows(vectors, name)
+    if not np.allclose(rows.norm, 1, atol=1e-3):
         raise ValueError(f"expected {name} embeddings of unit length; normalise them")
-    return vectors
+    return rows
 
 
 def _check(images: Floats, captions: Floats, own: Ints, codes: Ints, caption_codes: Ints) -> None:
@@ -156,21 +174,7 @@ def _check(images: Floats, captions: Floats, own: Ints, codes: Ints, caption_cod
         raise ValueError(f"expected own captions in 0 … {len(captions) - 1}, got {own.min()} … {own.max()}")
 
 
-def _rank(scores: Floats, own: Ints) -> Ints:
-    """(n,) rank of the own caption; the own one is among those counted, so this starts at 1."""
-    mine = scores[np.arange(len(own)), own]
-    return (scores >= mine[:, None] - TIE).sum(1)
-
-
-def _strangers_ahead(scores: Floats, own: Ints, best_own: Floats) -> Ints:
-    """(M,) how many of these pictures lie as near to a caption as its best own picture, without being its own."""
-    near = scores >= best_own - TIE
-    mine = near[np.arange(len(own)), own]
-    return near.sum(0) - np.bincount(own[mine], minlength=len(best_own))
-
-
-def _worst(near: Flags, codes: Ints, caption_codes: Ints) -> int:
+def _worst(tied: Ints, codes: Ints, caption_codes: Ints) -> int:
     """Of the tied captions the one that agrees with the fewest known attributes."""
-    tied = np.flatnonzero(near)
     agree = ((caption_codes[tied] == codes) & (codes != UNKNOWN)).sum(1)
     return int(tied[agree.argmin()])

@@ -1,0 +1,85 @@
+"""Several processes that measure together: each embeds its share, all know all embeddings, the main one tells.
+
+    torchrun --nproc_per_node 2 -m eval surfacing --checkpoint runs/plain --catalogue garments --json plain.json
+
+Every process runs the whole protocol, on the same embeddings (`eval.encoding`), so that a protocol needs to know
+nothing of this but `is_main` where it writes. Processes of a training run, which measures in its main one alone, are
+not joined: only `joined` does that, and the program calls it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+_STATE: ContextVar[PartialState | None] = ContextVar("processes that measure together", default=None)
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Joins the processes of `torchrun` or `accelerate launch` for a while; all but the main one print nothing.
+
+    Raises:
+        UserError: several processes were asked for and one was started.
+    """
+    if not os.environ.keys() & {"WORLD_SIZE", "MASTER_ADDR"}:
+        yield
+        return
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    from fclip.distributed import settle_launch
+
+    settle_launch()
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    token = _STATE.set(state)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            if state.is_main_process:
+                yield
+            else:
+                with redirect_stdout(nowhere):
+                    yield
+    finally:
+        _STATE.reset(token)
+        state.destroy_process_group()
+        PartialState._reset_state()  # else the next to ask would believe that the group still is
+
+
+def together() -> PartialState | None:
+    """The processes that measure together; None: this one is alone."""
+    return _STATE.get()
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and prints."""
+    state = together()
+    return state is None or state.is_main_process
+
+
+def everybody(says: bool) -> bool:
+    """Whether all processes say so."""
+    if together() is None:
+        return says
+    from accelerate.utils import gather_object
+
+    return all(gather_object([says]))
+
+
+def on_device(model: Any) -> Any:
+    """The model on this process's GPU, where there is one."""
+    import torch
+
+    state = together()
+    if state is not None:
+        return model.to(state.device)
+    return model.to("cuda") if torch.cuda.is_available() else model
