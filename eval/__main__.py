@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.protocols import COMMANDS
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 Checkpoint = Annotated[Path, typer.Option(help="A checkpoint's folder, or a name of `fclip models`.")]
@@ -93,6 +95,10 @@ def compare(
     console.print(*printable(tables), crop=False)
     for note in notes:
         print(note)
+
+
+for _command in COMMANDS:
+    app.command()(_command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
