@@ -16,8 +16,8 @@ have no low frequencies to tell apart: only exact copies of them count.
 
 The result: schema, protocol, catalogue, command, bits, cosine, model (None without a checkpoint), counts {pictures,
 unreadable, plain, splits {name: pictures}}, found {"train–test": {products, bytes, pixels, near, similar, conflicts}},
-products {"train–test": [names]}, pairs [{kind, splits, ids, items, distance, cosine, conflicts}] (the worst first, at
-most `MOST_PAIRS`), skipped [[id, reason]].
+products {"train–test": [names]}, pairs [{kind, splits, rows, ids, items, distance, cosine, conflicts}] (worst first,
+at most `MOST_PAIRS`), skipped [[id, reason]].
 """
 
 from __future__ import annotations

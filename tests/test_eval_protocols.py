@@ -47,7 +47,7 @@ def test_cross_domain_prints_both_kinds_and_what_was_left_out(world, tmp_path, c
         "category@1",
         "text_sfa",
         "own − other",
-        "most frequent there",
+        "frequent",
         "dress",
         "not mapped, left out: category:",
     ):
