@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.protocols import COMMANDS
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 Checkpoint = Annotated[Path, typer.Option(help="A checkpoint's folder, or a name of `fclip models`.")]
@@ -384,6 +386,10 @@ def show_cache(
     print(f"{folder}: {len(sizes)} sets of embeddings, {sum(sizes) / 1e6:.1f} MB{', removed' if clear else ''}")
     if clear:
         clear_cache(folder)
+
+
+for _command in COMMANDS:
+    app.command()(_command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

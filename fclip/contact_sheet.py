@@ -76,6 +76,26 @@ def contact_sheet(
     return _stack(strips)
 
 
+def pair_sheet(title: str, pairs: Sequence[tuple[Sequence[Source], Sequence[Sequence[str]]]]) -> Image.Image:
+    """Draws pairs of pictures side by side, two pairs in a row.
+
+    Args:
+        title: above all.
+        pairs: two pictures, and the lines of words below each.
+
+    Raises:
+        UnreadableImageError: one of the pictures.
+    """
+    width = GAP + 4 * (CELL_W + GAP)
+    cells = [
+        _Cell(decode(source, CELL_H), [_Words(line, lines=3) for line in lines if line])
+        for sources, words in pairs
+        for source, lines in zip(sources, words, strict=True)
+    ]
+    strips = [_text_strip([_Words(title, 20, INK, True, lines=2)], width)]
+    return _stack([*strips, *(_row(cells[start : start + 4], width) for start in range(0, len(cells), 4))])
+
+
 def save_contact_sheet(file: str | Path, sheet: Image.Image) -> None:
     """Writes a PNG, whole or not at all.
 
