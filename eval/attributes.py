@@ -39,9 +39,9 @@ from eval.metrics.search import TIE
 from eval.metrics.uncertainty import interval, ratio_samples
 from eval.predictions import Scores, head_of_file, match, read_scores
 from eval.scores import LEVEL, Score, score
-from eval.subject import Subject, command, embed_images, embed_texts, head, open_subject
+from eval.subject import Subject, command, embed_images, embed_texts, head, open_subject, write_result
 from fclip.errors import UserError, nearest
-from fclip.files import writable, write_json
+from fclip.files import writable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -147,8 +147,7 @@ def run_attributes(
     options |= {"group": list(groups), "prompt": list(prompts), "k": list(ks), "no-baselines": not baselines}
     options |= {"format": catalogue_format, "bootstrap": bootstrap, "seed": seed, "json": out}
     result["command"] = command("attributes", options)
-    if target is not None:
-        write_json(target, result)
+    write_result(target, result)
     return result
 
 

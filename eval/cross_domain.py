@@ -43,9 +43,9 @@ from eval.metrics.search import TIE
 from eval.metrics.surfacing import UNKNOWN, Ints, reflected, surface
 from eval.metrics.uncertainty import interval, ratio_samples
 from eval.scores import LEVEL, Answers, score
-from eval.subject import command, embed_images, embed_texts, head, open_subject
+from eval.subject import command, embed_images, embed_texts, head, open_subject, write_result
 from fclip.errors import UserError, nearest
-from fclip.files import writable, write_json
+from fclip.files import writable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -152,8 +152,7 @@ def run_cross_domain(
     options |= {"prompt": list(prompts), "no-baselines": not baselines, "format": catalogue_format}
     options |= {"bootstrap": bootstrap, "seed": seed, "json": out}
     result["command"] = command("cross-domain", options)
-    if target is not None:
-        write_json(target, result)
+    write_result(target, result)
     return result
 
 

@@ -100,7 +100,7 @@ def _embedded(model: Any, queries: Dataset, gallery: Dataset, settings: Settings
 def _task(queries: Dataset, gallery: Dataset) -> Task:
     asked, items = list(queries["item"][:]), list(gallery["item"][:])
     sides = [Things(list(part["id"][:]), pictures=np.arange(len(part))) for part in (queries, gallery)]
-    return Task(*sides, Relevance.of_labels(asked, items), asked, "product")
+    return Task(sides[0], sides[1], Relevance.of_labels(asked, items), asked, "product")
 
 
 def _check(protocol: str, task: Task, ks: Sequence[int]) -> None:

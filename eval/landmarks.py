@@ -31,9 +31,9 @@ from eval.metrics.means import known_mean, share
 from eval.metrics.uncertainty import interval, ratio_samples
 from eval.predictions import Points, head_of_file, match, read_points
 from eval.scores import LEVEL, Score, score
-from eval.subject import command
+from eval.subject import command, write_result
 from fclip.errors import UserError, nearest
-from fclip.files import writable, write_json
+from fclip.files import writable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -102,8 +102,7 @@ def run_landmarks(
     options: dict[str, Any] = {"predictions": predictions, "catalogue": paths, "split": split, "scale": scale}
     options |= {"no-baselines": not baselines, "format": catalogue_format, "bootstrap": bootstrap, "seed": seed}
     result["command"] = command("landmarks", options | {"json": out})
-    if target is not None:
-        write_json(target, result)
+    write_result(target, result)
     return result
 
 

@@ -35,9 +35,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.near_duplicates import MOST_BITS, Hashes, cosine_pairs, hash_pairs, perceptual_hash
-from eval.subject import SCHEMA, command, embed_images
+from eval.processes import on_device
+from eval.subject import SCHEMA, command, embed_images, write_result
 from fclip.errors import UserError
-from fclip.files import writable, write_json
+from fclip.files import writable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -108,12 +109,9 @@ def run_leaks(
         raise UserError(f"expected at least two splits, got only {names[0]}; name the other's catalogue too")
     model = None
     if checkpoint is not None:
-        import torch
-
         from fclip.pretrained import open_model
 
-        model = open_model(checkpoint, groups_of(whole))
-        model = model.to("cuda") if torch.cuda.is_available() else model
+        model = on_device(open_model(checkpoint, groups_of(whole)))
     looks = look(whole, progress)
     if model is not None:
         images = embed_images(model, whole, batch_size=batch_size, progress=progress)
@@ -129,8 +127,7 @@ def run_leaks(
         "format": catalogue_format,
     }
     result["command"] = command("leaks", options | {"json": out, "sheet": sheet})
-    if targets[0] is not None:
-        write_json(targets[0], result)
+    write_result(targets[0], result)
     if targets[1] is not None:
         draw_sheet(whole, result["pairs"], targets[1])
     return result

@@ -70,13 +70,12 @@ def note(
         out: the file; its place was checked before measuring.
         split: whether the command has that option.
     """
-    from fclip.files import write_json
+    from eval.subject import write_result
 
-    source = {"checkpoint": subject.checkpoint, "catalogue": subject.catalogue}
+    source: dict[str, Any] = {"checkpoint": subject.checkpoint, "catalogue": subject.catalogue}
     source |= {"split": subject.split} if split else {}
-    result["command"] = command(str(result["protocol"]), source | options | {"json": out})
-    if out is not None:
-        write_json(out, result, indent=None)
+    result["command"] = command(str(result["protocol"]), source | dict(options) | {"json": out})
+    write_result(out, result)
 
 
 def show(result: Mapping[str, Any], tables: Mapping[str, Mapping[str, str]], remarks: Sequence[str] = ()) -> None:

@@ -128,7 +128,13 @@ def run_retrieval(
         theirs = _found(reference, asked, other.vectors)
         scores = _scores(asked, {n: _values(f.ranking, asked.ks, protocol) for n, f in theirs.items()}, bootstrap, seed)
         result.setdefault("baselines", {"left_out": {}})["untuned"] = scores
-    options = {"protocol": protocol, "task": list(tasks), "k": list(ks), "category": category, "untuned": untuned}
+    options: dict[str, Any] = {
+        "protocol": protocol,
+        "task": list(tasks),
+        "k": list(ks),
+        "category": category,
+        "untuned": untuned,
+    }
     options |= {"image-weight": image_weight, "bootstrap": bootstrap, "seed": seed, "batch-size": batch_size}
     options |= {"no-baselines": not baselines, "format": catalogue_format}
     note(result, subject, options, target)
@@ -199,7 +205,7 @@ def _of_protocol(values: Values, ks: Sequence[int], protocol: str) -> Values:
 
 def _scores(asked: Asked, values: dict[str, Values], bootstrap: int, seed: int) -> dict[str, Any]:
     """Every task's scores, called TASK:METRIC."""
-    scores = {}
+    scores: dict[str, Any] = {}
     for name, of_task in values.items():
         found = mean_scores(of_task, asked.tasks[name].units, bootstrap, seed)
         scores |= {f"{name}:{metric}": score for metric, score in found.items()}
@@ -261,9 +267,9 @@ def _baselines(
             values["most_frequent"][name] = _values(popular.ranking, ks, protocol)
     if not values["most_frequent"]:
         left_out["most_frequent"] = "there is no train split to count in"
-    if (task := asked.tasks.get("image_to_image")) is not None:
+    if (pictures := asked.tasks.get("image_to_image")) is not None:
         for name, (queries, gallery) in looks(asked.shown).items():
-            nearby = top_k(queries, gallery, max(ks), task.relevance, task.exclude)
+            nearby = top_k(queries, gallery, max(ks), pictures.relevance, pictures.exclude)
             values[name]["image_to_image"] = _values(nearby.ranking, ks, protocol)
     else:
         left_out |= dict.fromkeys(("pixels", "histogram"), "they find pictures by pictures only")

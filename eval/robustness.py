@@ -40,9 +40,9 @@ from eval.labels import Labels, candidates, label
 from eval.metrics.surfacing import UNKNOWN, Ints, reflected, surface
 from eval.metrics.uncertainty import interval
 from eval.scores import LEVEL, Answers, score, scores
-from eval.subject import Subject, command, embed_images, embed_texts, head, open_subject
+from eval.subject import Subject, command, embed_images, embed_texts, head, open_subject, write_result
 from fclip.errors import UserError, nearest
-from fclip.files import writable, write_json
+from fclip.files import writable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -123,8 +123,7 @@ def run_robustness(
     }
     options |= {"size-px": size_px, "format": catalogue_format, "bootstrap": bootstrap, "seed": seed}
     result["command"] = command("robustness", options | {"batch-size": batch_size, "json": out, "figure": figure})
-    if targets[0] is not None:
-        write_json(targets[0], result, indent=None)
+    write_result(targets[0], result)
     if targets[1] is not None:
         from eval.curves import draw_curves
 

@@ -24,6 +24,7 @@ from fclip.batches import TrainingPictures, training_batches
 from fclip.captions import captions_for
 from fclip.catalogue.schema import features
 from fclip.config import DataConfig
+from fclip.device_augmentation import augment_batch, stacked
 from fclip.training import on_device
 
 if TYPE_CHECKING:
@@ -53,7 +54,11 @@ def write_photographs(folder: Path, number: int, size_px: int) -> Path:
 
 
 def race_pipelines(folder: Path, size_px: int, images: int, repeats: int) -> dict[str, float]:
-    """Images per second and core of both, on the same files in turns, up to normalised float32."""
+    """Images per second and core of both, on the same files in turns, up to normalised float32.
+
+    Besides those of ours with `data.augment_on: device`: of the loader (`device_loader`), and of the device alone
+    (`device_only`), which is the GPU where there is one.
+    """
     from torchvision.datasets import ImageFolder
 
     from experiments.bench_peer import peer_transform
@@ -74,9 +79,32 @@ def race_pipelines(folder: Path, size_px: int, images: int, repeats: int) -> dic
 
     torch.set_num_threads(1)
     our_turn()
-    seconds = by_turns({"ours": our_turn, "torchvision": their_turn}, repeats)
+    turns = {"ours": our_turn, "torchvision": their_turn}
+    seconds = by_turns(turns | _device_turns(root, model, images), repeats)
     rates = {who: images / float(np.median(times)) for who, times in seconds.items()}
     return rates | {"ratio": median_ratio(seconds["torchvision"], seconds["ours"])}
+
+
+def _device_turns(root: Path, model: Model, images: int) -> dict[str, Callable[[], object]]:
+    """What the loader does when the device augments, and what the device does, each for all images."""
+    data = DataConfig(augment_on="device")
+    pictures, device = our_pictures(root, model, data), "cuda" if torch.cuda.is_available() else "cpu"
+
+    def load() -> list[dict[str, Any]]:
+        return [
+            stacked([pictures[index] for index in range(first, min(first + 64, images))])
+            for first in range(0, images, 64)
+        ]
+
+    there = [{k: v if k == "size" else v.to(device) for k, v in batch.items()} for batch in load()]
+
+    def vary() -> None:
+        for batch in there:
+            last = model.preprocess.normalise(augment_batch(batch, data)["pixels"])
+        last[0, 0, 0, 0].item()  # a GPU is done only now
+
+    vary()
+    return {"device_loader": load, "device_only": vary}
 
 
 def our_pictures(root: Path, model: Model, data: DataConfig | None = None) -> TrainingPictures:

@@ -77,7 +77,7 @@ def race(
     return rates | {"ratio": median_ratio(seconds["open_clip"], seconds["ours"])}
 
 
-def by_turns(runners: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+def by_turns(runners: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
     """Seconds of every turn of each; the order is reversed from turn to turn."""
     seconds: dict[str, list[float]] = {who: [] for who in runners}
     for turn in range(repeats):

@@ -2,12 +2,14 @@
 
     pixels = augment(pixels, preprocess, DataConfig(crop=0.8, flip=0.5), np.random.default_rng(0))
 
-Hue is left alone: colour is an attribute.
+What is drawn is a `View`; `fclip.device_augmentation` gives a whole batch its views. Hue is left alone: colour is an
+attribute.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from fclip.errors import UserError
 from fclip.model import Preprocess
 
 LUMA = (0.2989, 0.587, 0.114)  # weights of red, green and blue in grey (ITU-R BT.601)
+GREY = 127  # of what is erased
 
 
 def training_sizes(size: tuple[int, int], first: float, epochs: float, step_px: int = 8) -> list[tuple[int, int]]:
@@ -42,33 +45,113 @@ def training_sizes(size: tuple[int, int], first: float, epochs: float, step_px: 
     return [*((part(size[0], share), part(size[1], share)) for share in growing), size]
 
 
-def augment(pixels: Tensor, preprocess: Preprocess, data: DataConfig, rng: np.random.Generator) -> Tensor:
-    """A random crop resized to the tower's input, mirrored, relit: uint8 (3, H, W) → uint8 (3, size).
+Box = tuple[int, int, int, int]
+"""Top, left, height and width in pixels."""
+
+
+@dataclass(frozen=True)
+class Pose:
+    """A picture made smaller, turned clockwise about the middle of its frame, and moved.
+
+    Attributes:
+        height, width: of the smaller picture, in pixels as the rest.
+        turn_deg: clockwise.
+        right, down: the move, after the turn.
+    """
+
+    height: int
+    width: int
+    turn_deg: float
+    right: int
+    down: int
+
+
+@dataclass(frozen=True)
+class View:
+    """What is done to one picture.
+
+    Attributes:
+        size: (height, width) of the picture, which its pose leaves.
+        pose: comes first; None: none.
+        crop: what is then cut out and resized to the tower's input.
+        mirrored: left to right.
+        brightness, contrast: factors.
+        erased: of the tower's input, greyed out; None: nothing.
+    """
+
+    size: tuple[int, int]
+    pose: Pose | None
+    crop: Box
+    mirrored: bool
+    brightness: float
+    contrast: float
+    erased: Box | None
+
+
+def draw_view(size: tuple[int, int], preprocess: Preprocess, data: DataConfig, rng: np.random.Generator) -> View:
+    """Draws what is done to a picture of (height, width) pixels.
 
     The crop has the picture's own aspect ratio when the tower squashes, else that of its input, times a random factor
-    up to `data.aspect`; it keeps at least the share `data.crop` of the largest such crop. A random pose comes first,
-    at the picture's own resolution, as it does to a photographer.
+    up to `data.aspect`; it keeps at least the share `data.crop` of the largest such crop.
     """
-    if is_posed(data):
-        pixels = pose(pixels, data, rng, preprocess.fill_color)
-    height, width = pixels.shape[-2:]
+    pose = draw_pose(size, data, rng) if is_posed(data) else None
+    crop = _draw_crop(size, preprocess, data, rng)
+    mirrored = rng.random() < data.flip
+    brightness = contrast = 1.0
+    if data.brightness or data.contrast:
+        brightness, contrast = (
+            1 + rng.uniform(-most, most) if most else 1.0 for most in (data.brightness, data.contrast)
+        )
+    erased = _draw_erased(preprocess.size, rng) if data.erase and rng.random() < data.erase else None
+    return View(size, pose, crop, mirrored, brightness, contrast, erased)
+
+
+def draw_pose(size: tuple[int, int], data: DataConfig, rng: np.random.Generator) -> Pose:
+    """Draws a pose in a frame of (height, width) pixels.
+
+    The size is drawn evenly from `data.scale`, the angle up to `data.turn_deg` either way, and the place up to
+    the share `data.shift` of the room that the smaller picture has.
+    """
+    height, width = size
+    share, turn = rng.uniform(*data.scale), rng.uniform(-data.turn_deg, data.turn_deg)
+    x, y = rng.uniform(-data.shift, data.shift, 2)
+    h, w = max(1, round(height * share)), max(1, round(width * share))
+    return Pose(h, w, turn, round(x * (width - w) / 2), round(y * (height - h) / 2))
+
+
+def _draw_crop(size: tuple[int, int], preprocess: Preprocess, data: DataConfig, rng: np.random.Generator) -> Box:
+    height, width = size
     target = width / height if preprocess.resize_mode == "squash" else preprocess.size[1] / preprocess.size[0]
     share = rng.uniform(data.crop, 1)
     stretch = math.exp(rng.uniform(-1, 1) * math.log(data.aspect))
     most = min(width, height * target)  # width of the largest crop of this aspect ratio
     w = min(width, max(1, round(most * math.sqrt(share * stretch))))
     h = min(height, max(1, round(most / target * math.sqrt(share / stretch))))
-    top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-    pixels = T.resized_crop(pixels, top, left, h, w, list(preprocess.size), antialias=True)
-    if rng.random() < data.flip:
+    return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+
+
+def _draw_erased(size: tuple[int, int], rng: np.random.Generator) -> Box:
+    height, width = size
+    h, w = (int(side * rng.uniform(0.1, 0.4)) for side in size)
+    return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+
+
+def augment(pixels: Tensor, preprocess: Preprocess, data: DataConfig, rng: np.random.Generator) -> Tensor:
+    """A random crop resized to the tower's input, mirrored, relit: uint8 (3, H, W) → uint8 (3, size).
+
+    A random pose comes first, at the picture's own resolution, as it does to a photographer.
+    """
+    height, width = pixels.shape[-2:]
+    view = draw_view((height, width), preprocess, data, rng)
+    if view.pose is not None:
+        pixels = apply_pose(pixels, view.pose, preprocess.fill_color)
+    pixels = T.resized_crop(pixels, *view.crop, list(preprocess.size), antialias=True)
+    if view.mirrored:
         pixels = T.horizontal_flip(pixels)
-    if data.brightness or data.contrast:
-        brightness, contrast = (
-            1 + rng.uniform(-most, most) if most else 1 for most in (data.brightness, data.contrast)
-        )
-        pixels = relight(pixels, brightness, contrast)
-    if data.erase and rng.random() < data.erase:
-        pixels = _erase(pixels, rng)
+    if (view.brightness, view.contrast) != (1, 1):
+        pixels = relight(pixels, view.brightness, view.contrast)
+    if view.erased is not None:
+        pixels = T.erase(pixels, *view.erased, torch.full((1, 1, 1), GREY, dtype=torch.uint8))
     return pixels
 
 
@@ -96,24 +179,19 @@ def is_posed(data: DataConfig) -> bool:
 def pose(pixels: Tensor, data: DataConfig, rng: np.random.Generator, fill: int = 255) -> Tensor:
     """The picture made smaller, turned and moved in a frame of its own size: uint8 (3, H, W) → uint8 (3, H, W).
 
-    The size is drawn evenly from `data.scale`, the angle up to `data.turn_deg` either way, and the place up to
-    the share `data.shift` of the room that the smaller picture has; `fill` is what is seen beside it.
+    As `draw_pose` says; `fill` is what is seen beside it.
     """
     height, width = pixels.shape[-2:]
-    size, turn = rng.uniform(*data.scale), rng.uniform(-data.turn_deg, data.turn_deg)
-    x, y = rng.uniform(-data.shift, data.shift, 2)
-    h, w = max(1, round(height * size)), max(1, round(width * size))
+    return apply_pose(pixels, draw_pose((height, width), data, rng), fill)
+
+
+def apply_pose(pixels: Tensor, pose: Pose, fill: int = 255) -> Tensor:
+    """The picture in a pose, beside it `fill`: uint8 (3, H, W) → uint8 (3, H, W)."""
+    height, width = pixels.shape[-2:]
+    h, w = pose.height, pose.width
     small = T.resize(pixels, [h, w], antialias=True).float() - fill  # around zero: torchvision's own fill leaves a rim
     top, left = (height - h) // 2, (width - w) // 2
     framed = T.pad(small, [left, top, width - w - left, height - h - top])
-    move = [round(x * (width - w) / 2), round(y * (height - h) / 2)]
-    bilinear = T.InterpolationMode.BILINEAR
-    posed = T.affine(framed, turn, move, 1.0, [0.0, 0.0], interpolation=bilinear) + fill
+    move, bilinear = [pose.right, pose.down], T.InterpolationMode.BILINEAR
+    posed = T.affine(framed, pose.turn_deg, move, 1.0, [0.0, 0.0], interpolation=bilinear) + fill
     return posed.round().clamp(0, 255).to(torch.uint8)
-
-
-def _erase(pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    height, width = pixels.shape[-2:]
-    h, w = (int(side * rng.uniform(0.1, 0.4)) for side in (height, width))
-    top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-    return T.erase(pixels, top, left, h, w, torch.full((1, 1, 1), 127, dtype=torch.uint8))

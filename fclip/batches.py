@@ -19,13 +19,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as T
 
-from fclip.augmentation import augment, is_augmented, is_posed, training_sizes
+from fclip.augmentation import augment, draw_view, is_augmented, is_posed, training_sizes
 from fclip.captions import Captions
 from fclip.config import DataConfig
+from fclip.device_augmentation import as_row, shortened, stacked
 from fclip.errors import UserError
 from fclip.images import UnreadableImageError, decode
 from fclip.model import Preprocess, unique
-from fclip.picture_cache import PictureCache
+from fclip.picture_cache import PictureCache, fitted
 from fclip.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ class TrainingPictures(torch.utils.data.Dataset):
         self._images = catalogue.select_columns(["id", "image"])
         self._cache = _cache(catalogue, preprocess, data)
         self._captions, self._data, self._seed = captions, data, seed
+        self._side = smallest_side(preprocess, data)
+        self._on_device = data.augment_on == "device" and is_augmented(data)
         self._features: Features | None = None
         self._sizes = [
             replace(preprocess, size=size) for size in training_sizes(preprocess.size, data.first_size, epochs)
@@ -128,17 +131,24 @@ class TrainingPictures(torch.utils.data.Dataset):
             return cached
         cell = self.cell(row)
         try:
-            picture = decode(cell["image"], None if is_posed(self._data) else min(self._sizes[-1].size))
+            whole = is_posed(self._data) and not self._on_device
+            picture = decode(cell["image"], None if whole else min(self._sizes[-1].size))
         except UnreadableImageError as error:
             raise UnreadableImageError(f"{cell['id']}: {error}") from None
-        return T.pil_to_tensor(picture) if self._cache is None else self._cache.put(int(self.rows[row]), picture)
+        if self._cache is not None:
+            return self._cache.put(int(self.rows[row]), picture)
+        return T.pil_to_tensor(fitted(picture, self._side) if self._on_device else picture)
 
-    def _look(self, row: int, epoch: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    def _look(self, row: int, epoch: int, rng: np.random.Generator) -> dict[str, Any]:
         if self._features is not None:
             return {"features": self._features[row]}
         if not is_augmented(self._data):
             return {"pixels": self.pixels(row, epoch)}
-        return {"pixels": augment(self._read(row), self._sizes[epoch], self._data, rng)}
+        if not self._on_device:
+            return {"pixels": augment(self._read(row), self._sizes[epoch], self._data, rng)}
+        pixels, to = shortened(self._read(row), self._side), self._sizes[epoch]
+        view = draw_view((pixels.shape[1], pixels.shape[2]), to, self._data, rng)
+        return {"pixels": pixels, "view": as_row(view), "size": to.size}
 
     def pixels(self, row: int, epoch: int = -1) -> Tensor:
         """The picture of a row as it is measured, uint8 (3, H, W); by default at the last epoch's size.
@@ -179,13 +189,18 @@ def distinct_attributes(catalogue: Dataset, at_once: int = 10_000) -> tuple[np.n
 
 
 def _cache(catalogue: Dataset, preprocess: Preprocess, data: DataConfig) -> PictureCache | None:
-    """The cache of decoded pictures: so large that the smallest crop is not enlarged."""
+    """The cache of decoded pictures."""
     if data.cache is None:
         return None
-    if is_posed(data):
+    if is_posed(data) and data.augment_on == "cpu":
         raise UserError("data.cache keeps pictures at training size, but poses (data.scale, data.turn_deg) need them "
-                        "at their own; leave one of them out")  # fmt: skip
-    return PictureCache(data.cache, catalogue, math.ceil(min(preprocess.size) / math.sqrt(data.crop)))
+                        "at their own; leave one of them out, or set data.augment_on=device")  # fmt: skip
+    return PictureCache(data.cache, catalogue, smallest_side(preprocess, data))
+
+
+def smallest_side(preprocess: Preprocess, data: DataConfig) -> int:
+    """The shorter side in pixels of a picture whose smallest crop is not enlarged (but for its change of shape)."""
+    return math.ceil(min(preprocess.size) / math.sqrt(data.crop))
 
 
 def caption_id(caption: str) -> int:
@@ -210,8 +225,8 @@ class Collate:
         distinct = unique(captions)
         position = {caption: i for i, caption in enumerate(distinct)}
         seen = "features" if "features" in samples[0] else "pixels"
-        return {
-            seen: torch.stack([s[seen] for s in samples]),
+        batch = {seen: torch.stack([s[seen] for s in samples])} if "view" not in samples[0] else stacked(samples)
+        return batch | {
             "tokens": self._tokens(distinct),
             "caption_index": torch.tensor([position[c] for c in captions]),
             "caption_ids": torch.tensor([caption_id(c) for c in captions]),

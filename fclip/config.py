@@ -103,6 +103,9 @@ class DataConfig:
     shift: Share = 0.0  # largest move, as a share of the room that the smaller picture leaves
     scale: tuple[PositiveShare, PositiveShare] = (1.0, 1.0)  # smallest and largest size, as a share of the side
     turn_deg: Annotated[float, Field(ge=0, le=180)] = 0.0  # largest rotation either way
+    # Where pictures are cropped, mirrored, relit and posed. cpu: by the loader's processes. device: where the model is,
+    # a batch at once, for GPUs that wait for pictures; the loader decodes, and shrinks to what the smallest crop needs.
+    augment_on: Literal["cpu", "device"] = "cpu"
     # Side of the training pictures in the first epoch as a share of the tower's, growing evenly to 1 in the last: early
     # epochs cost a fraction and learn the coarse things. Only for towers that take any size (convolutional ones).
     first_size: float = 1.0

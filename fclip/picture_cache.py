@@ -50,7 +50,7 @@ class PictureCache:
     """
 
     def __init__(self, folder: str | Path, catalogue: Dataset, side_px: int) -> None:
-        self._rows, self._side, self._slot = len(catalogue), side_px, math.ceil(side_px * side_px * LONGEST)
+        self._rows, self._side, self._slot = len(catalogue), side_px, slot_of(side_px)
         self._open: tuple[np.ndarray, np.ndarray] | None = None
         self.folder = Path(expand(folder)) / f"{fingerprint(catalogue)}-{side_px}px"
         if not self.folder.is_dir():
@@ -93,20 +93,27 @@ class PictureCache:
 
     def put(self, row: int, picture: Image) -> Tensor:
         """Keeps a picture; returns it as `get` will."""
-        values = np.array(np.asarray(self._fitted(picture)).transpose(2, 0, 1), order="C")  # (3, H, W)
+        values = np.array(np.asarray(fitted(picture, self._side)).transpose(2, 0, 1), order="C")  # (3, H, W)
         pixels, marks = self._maps()
         pixels[row, : values.size] = values.reshape(-1)
         marks[row] = (values.shape[1], values.shape[2], zlib.crc32(values.data))
         return torch.from_numpy(values)
 
-    def _fitted(self, picture: Image) -> Image:
-        from PIL.Image import Resampling
 
-        width, height = picture.size
-        scale = min(1, self._side / min(width, height), math.sqrt(self._slot / (width * height)))
-        size = (max(1, math.floor(width * scale + 1e-6)), max(1, math.floor(height * scale + 1e-6)))
-        size = (min(size[0], self._slot), min(size[1], self._slot))  # a line of pixels
-        return picture if size == picture.size else picture.resize(size, Resampling.BICUBIC, reducing_gap=3.0)
+def slot_of(side_px: int) -> int:
+    """Pixels of the largest picture that is kept."""
+    return math.ceil(side_px * side_px * LONGEST)
+
+
+def fitted(picture: Image, side_px: int) -> Image:
+    """A picture no larger than needed, in its own shape: its shorter side `side_px`, or less if it is a long one."""
+    from PIL.Image import Resampling
+
+    (width, height), slot = picture.size, slot_of(side_px)
+    scale = min(1, side_px / min(width, height), math.sqrt(slot / (width * height)))
+    size = (max(1, math.floor(width * scale + 1e-6)), max(1, math.floor(height * scale + 1e-6)))
+    size = (min(size[0], slot), min(size[1], slot))  # a line of pixels
+    return picture if size == picture.size else picture.resize(size, Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def fingerprint(catalogue: Dataset) -> str:

@@ -31,6 +31,7 @@ from fclip.caching import backward, without_synchronising
 from fclip.checkpoint import write_model
 from fclip.compiling import compile_towers
 from fclip.config import Preset, dump_preset
+from fclip.device_augmentation import augment_batch
 from fclip.distributed import average_gradients, settle_launch
 from fclip.errors import UserError
 from fclip.features import stored_features
@@ -60,7 +61,8 @@ from fclip.weights import load_state
 
 Evaluate = Callable[[Model], dict[str, float]]
 REPORT_EVERY = 10  # steps between looks at the loss: each look makes a GPU wait
-ON_HOST = ("bank_index",)  # of a batch: what is drawn from it has a size that a GPU would have to be asked for
+# Of a batch: what sizes depend on, which a GPU would have to be asked for.
+ON_HOST = ("bank_index", "size")
 COLLAPSED = 0.99  # mean cosine between the pictures of a batch
 
 
@@ -296,10 +298,12 @@ def batches_of_stages(run: Run, order: BatchOrder) -> Iterator[dict[str, Any]]:
 
 
 def on_device(run: Run, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Tensor]]:
-    """Batches where the model is; the unreadable pictures that they name are noted."""
+    """Batches where the model is, augmented there if they are not yet; unreadable pictures that they name are noted."""
+    data, fill = run.preset.data, run.model.preprocess.fill_color
     for batch in batches:
         run.skipped |= dict.fromkeys(batch.pop("skipped"))
-        yield {k: v if k in ON_HOST else v.to(run.accelerator.device, non_blocking=True) for k, v in batch.items()}
+        there = {k: v if k in ON_HOST else v.to(run.accelerator.device, non_blocking=True) for k, v in batch.items()}
+        yield augment_batch(there, data, fill) if "view" in there else there
 
 
 def _loop(run: Run, loader: Any, order: BatchOrder) -> None:

@@ -156,6 +156,8 @@ def test_pipeline_gives_a_ratio_for_each_size(tmp_path):
     (row,) = read_json(tmp_path / "pipeline.json", "a benchmark")["rows"]
     assert row["jpeg_px"] == 64
     assert row["ratio"] == pytest.approx(row["ours"] / row["torchvision"])
+    assert row["device_loader"] > 0
+    assert row["device_only"] > 0
 
 
 def test_scale_gives_a_cost_for_each_size(tmp_path):

@@ -59,13 +59,14 @@ def kill_at(monkeypatch):
         ({"save_every": 2, "optim": {"head_epochs": 1.5, "layer_decay": 0.5}}, 5, 4),
         ({"save_every": 2, "optim": {"wise_ft": 0.3, "ema": 0.9}}, 5, 4),
         ({"save_every": 2, "lora": {"rank": 2, "dropout": 0.3}}, 5, 4),
+        ({"save_every": 2, "cache_chunk": 3, "data": AUGMENTED | {"augment_on": "device"}}, 5, 4),
         (EVERYTHING, 2, 2),
         (EVERYTHING, 8, 8),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else None,
 )
 def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(fit, preset, kill_at, keys, dies, resumes):
-    whole, broken = (preset(epochs=3, data=AUGMENTED, out=preset().out + end, **keys) for end in ("", "-killed"))
+    whole, broken = (preset(epochs=3, out=preset().out + end, **{"data": AUGMENTED} | keys) for end in ("", "-killed"))
     scores = {3: 0.3, 6: 0.9, 9: 0.6}
 
     def evaluate(model) -> dict[str, float]:
