@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.baselines import chance
+from eval.cache import cached
 from eval.corruptions import CORRUPTIONS, KINDS, SEVERITIES, SHIFTS, corrupt
 from eval.labels import Labels, candidates, label
 from eval.metrics.surfacing import UNKNOWN, Ints, reflected, surface
@@ -160,7 +161,8 @@ def show(
             made = [corrupt(p, *condition, key=name, seed=seed) for name, p in zip(names, pictures, strict=True)]
             for picture in made:
                 seen.update(repr(picture.size).encode() + picture.tobytes())
-            images = embed_images(model, _dataset(names, made), batch_size=batch_size)
+            with cached(None):  # pictures that nobody asks for again
+                images = embed_images(model, _dataset(names, made), batch_size=batch_size)
             try:
                 found = surface(images.vectors, texts, own[places], labels.codes[places], codes)
             except ValueError as error:
