@@ -9,36 +9,29 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.options import (
+    Against,
+    Baselines,
+    BatchSize,
+    Bootstrap,
+    Cache,
+    Catalogues,
+    Checkpoint,
+    Csv,
+    Format,
+    GroupBy,
+    Json,
+    Latex,
+    Markdown,
+    NoCache,
+    Results,
+    Seed,
+    Split,
+)
 from eval.protocols import COMMANDS
+from eval.retrieval_protocols import RETRIEVAL_COMMANDS
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-Checkpoint = Annotated[Path, typer.Option(help="A checkpoint's folder, or a name of `fclip models`.")]
-Catalogues = Annotated[list[str], typer.Option(metavar="PATH", help="A catalogue; repeat it for several.")]
-Split = Annotated[str, typer.Option(help="train, val, test or all.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Where the result goes; `compare` reads it.")]
-Baselines = Annotated[bool, typer.Option(help="Measure chance, the most frequent caption and 16x16 pixels too.")]
-Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples of the products for the 95 % intervals; 0: none.")]
-Format = Annotated[str | None, typer.Option("--format", help="Of the catalogues; recognised when not given.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the resamples.")]
-Results = Annotated[
-    list[str],
-    typer.Argument(metavar="[NAME=]FILE…", help="Results of `--json`; a name given twice: runs of one model."),
-]
-Markdown = Annotated[Path | None, typer.Option(help="Write the tables here as Markdown.")]
-Csv = Annotated[Path | None, typer.Option("--csv", help="Write the tables here as CSV, a line for each cell.")]
-Latex = Annotated[Path | None, typer.Option(help="Write the tables here for LaTeX (booktabs).")]
-Against = Annotated[str | None, typer.Option(metavar="NAME", help="Tell differences to this model, not to the first.")]
-GroupBy = Annotated[str | None, typer.Option(metavar="name", help="Results of one model name are its training runs.")]
-Cache = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Where embeddings are kept. [default: $FCLIP_CACHE or ~/.cache/fclip/embeddings]"),
-]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Embed anew and keep nothing.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures embedded at once.")]
-Untuned = Annotated[str | None, typer.Option(metavar="NAME", help="A model to stand beside, such as fashionclip.")]
-Ks = Annotated[list[int] | None, typer.Option("--k", min=1, help="Ranks to score at; repeat it for several.")]
-Groups = Annotated[list[str] | None, typer.Option("--group", help="An attribute group; repeat it. None: all.")]
 
 
 @app.callback()
@@ -102,171 +95,6 @@ def surfacing(
     _show(Console(), result)
     if json is not None:
         print(f"written: {json}")
-
-
-@app.command()
-def retrieval(
-    checkpoint: Checkpoint,
-    catalogue: Catalogues,
-    split: Split = "test",
-    protocol: Annotated[str, typer.Option(help="own, marqo or clip-benchmark.")] = "own",
-    task: Annotated[list[str] | None, typer.Option(help="A task; repeat it. None: all that can be asked.")] = None,
-    k: Ks = None,
-    category: Annotated[str | None, typer.Option(help="Column or attribute group of the categories.")] = None,
-    image_weight: Annotated[float, typer.Option(help="Of a product's pictures against its caption.")] = 0.9,
-    untuned: Untuned = None,
-    json: Json = None,
-    baselines: Baselines = True,
-    bootstrap: Bootstrap = 1000,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    catalogue_format: Format = None,
-) -> None:
-    """Texts, pictures, categories and products that find each other.
-
-    \b
-    python -m eval retrieval --checkpoint runs/plain --catalogue data/catalogue --split test --untuned fashionclip
-    python -m eval retrieval --checkpoint fashionclip --catalogue data/catalogue --protocol marqo --json marqo.json
-
-    hit@k: is something relevant among the k best? recall@k: the share of the relevant that is. Ties count against the
-    model. Tasks: text_to_image, image_to_text, image_to_image, category_to_product.
-    """
-    from eval.protocol import show
-    from eval.retrieval import remarks, run_retrieval, tables
-
-    settings: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "batch_size": batch_size, "untuned": untuned}
-    settings |= {"tasks": task or (), "ks": k or (), "category": category, "image_weight": image_weight}
-    settings |= {"protocol": protocol, "catalogue_format": catalogue_format, "progress": sys.stderr.isatty()}
-    result = run_retrieval(checkpoint, catalogue, split, json, baselines, **settings)
-    show(result, tables(result), remarks(result))
-    _written(json)
-
-
-@app.command("zero-shot")
-def zero_shot(
-    checkpoint: Checkpoint,
-    catalogue: Catalogues,
-    split: Split = "test",
-    group: Groups = None,
-    prompt: Annotated[
-        list[str] | None, typer.Option(metavar="GROUP=TEXT", help="A template with {value}; repeat it.")
-    ] = None,
-    untuned: Untuned = None,
-    json: Json = None,
-    baselines: Baselines = True,
-    bootstrap: Bootstrap = 1000,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    catalogue_format: Format = None,
-) -> None:
-    """Attributes by their nearest prompts, without training on them.
-
-    \b
-    python -m eval zero-shot --checkpoint runs/plain --catalogue data/catalogue --split test --untuned fashionclip
-    python -m eval zero-shot --checkpoint fashionclip --catalogue data/catalogue --prompt "sleeve=a top with {value}"
-    """
-    from eval.attribute_groups import remarks, tables
-    from eval.protocol import show
-    from eval.zero_shot import run_zero_shot
-
-    settings: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "batch_size": batch_size, "untuned": untuned}
-    settings |= {"groups": group or (), "templates": prompt or (), "catalogue_format": catalogue_format}
-    result = run_zero_shot(checkpoint, catalogue, split, json, baselines, **settings, progress=sys.stderr.isatty())
-    show(result, tables(result, [""]), remarks(result))
-    _written(json)
-
-
-@app.command()
-def probe(
-    checkpoint: Checkpoint,
-    catalogue: Catalogues,
-    split: Split = "test",
-    group: Groups = None,
-    untuned: Untuned = None,
-    json: Json = None,
-    baselines: Baselines = True,
-    bootstrap: Bootstrap = 1000,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    catalogue_format: Format = None,
-) -> None:
-    """Attributes by a linear probe and by nearest neighbours on frozen embeddings, trained on the train split.
-
-    \b
-    python -m eval probe --checkpoint runs/plain --catalogue data/catalogue --split test --untuned fashionclip
-    """
-    from eval.attribute_groups import remarks, tables
-    from eval.probe import NEIGHBOURS, run_probe
-    from eval.protocol import show
-
-    settings: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "batch_size": batch_size, "untuned": untuned}
-    settings |= {"groups": group or (), "catalogue_format": catalogue_format, "progress": sys.stderr.isatty()}
-    result = run_probe(checkpoint, catalogue, split, json, baselines, **settings)
-    show(result, tables(result, ["linear:", *[f"knn@{k}:" for k in NEIGHBOURS]]), remarks(result))
-    _written(json)
-
-
-@app.command()
-def inshop(
-    checkpoint: Checkpoint,
-    catalogue: Catalogues,
-    k: Ks = None,
-    untuned: Untuned = None,
-    json: Json = None,
-    baselines: Baselines = True,
-    bootstrap: Bootstrap = 1000,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    catalogue_format: Format = None,
-) -> None:
-    """DeepFashion's In-shop retrieval: pictures of `query` find their product in `gallery`.
-
-    \b
-    python -m eval inshop --checkpoint runs/plain --catalogue data/inshop --untuned fashionclip --json inshop.json
-    """
-    from eval.image_retrieval import KS, Settings, remarks, tables
-    from eval.inshop import run_inshop
-    from eval.protocol import show
-
-    ks = tuple(sorted({*(k or KS)}))
-    settings = Settings(ks, baselines, bootstrap, seed, batch_size, sys.stderr.isatty())
-    result = run_inshop(
-        checkpoint, catalogue, json, untuned=untuned, catalogue_format=catalogue_format, settings=settings
-    )
-    show(result, tables(result), remarks(result))
-    _written(json)
-
-
-@app.command()
-def consumer2shop(
-    checkpoint: Checkpoint,
-    catalogue: Catalogues,
-    split: Annotated[str, typer.Option(help="Whose photographs ask: test or val.")] = "test",
-    k: Ks = None,
-    untuned: Untuned = None,
-    json: Json = None,
-    baselines: Baselines = True,
-    bootstrap: Bootstrap = 1000,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    catalogue_format: Format = None,
-) -> None:
-    """DeepFashion's Consumer-to-shop retrieval: customers' photographs find the product among the shops' pictures.
-
-    \b
-    python -m eval consumer2shop --checkpoint runs/plain --catalogue data/consumer2shop --json consumer2shop.json
-    """
-    from eval.consumer2shop import run_consumer2shop
-    from eval.image_retrieval import KS, Settings, remarks, tables
-    from eval.protocol import show
-
-    ks = tuple(sorted({*(k or KS)}))
-    settings = Settings(ks, baselines, bootstrap, seed, batch_size, sys.stderr.isatty())
-    result = run_consumer2shop(
-        checkpoint, catalogue, split, json, untuned=untuned, catalogue_format=catalogue_format, settings=settings
-    )
-    show(result, tables(result), remarks(result))
-    _written(json)
 
 
 @app.command()
@@ -388,7 +216,7 @@ def show_cache(
         clear_cache(folder)
 
 
-for _command in COMMANDS:
+for _command in (*RETRIEVAL_COMMANDS, *COMMANDS):
     app.command()(_command)
 
 
@@ -397,11 +225,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from fclip.errors import run_program
 
     run_program(app, argv, "python -m eval")
-
-
-def _written(json: Path | None) -> None:
-    if json is not None:
-        print(f"written: {json}")
 
 
 def _show(console: Any, result: dict[str, Any]) -> None:

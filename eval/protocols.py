@@ -12,19 +12,19 @@ from typing import Annotated, Any
 
 import typer
 
-Checkpoint = Annotated[Path, typer.Option(help="A checkpoint's folder, or a name of `fclip models`.")]
-AnyCheckpoint = Annotated[Path | None, typer.Option(help="A checkpoint's folder, or a name of `fclip models`.")]
-Catalogues = Annotated[list[str], typer.Option(metavar="PATH", help="A catalogue; repeat it for several.")]
-Split = Annotated[str, typer.Option(help="train, val, test, query, gallery or all.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Where the result goes.")]
-Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples of the products for the 95 % intervals; 0: none.")]
-Format = Annotated[str | None, typer.Option("--format", help="Of the catalogues; recognised when not given.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the resamples.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures embedded at once.")]
-Prompts = Annotated[
-    list[str] | None,
-    typer.Option("--prompt", metavar="TEXT", help="A sentence with {} for the value, averaged; else the captions'."),
-]
+from eval.options import (
+    AnyCheckpoint,
+    BatchSize,
+    Bootstrap,
+    Catalogues,
+    Checkpoint,
+    Format,
+    Json,
+    Prompts,
+    Seed,
+    Split,
+    written,
+)
 
 
 def robustness(
@@ -67,7 +67,7 @@ def robustness(
     rows = {name: [result["metrics"][f"{before}{name}"] for before in ("", *(f"{f}_" for f in family))]
             + [result["baselines"]["chance"].get(name)] for name in ("text_sfa", "attribute_sfa")}  # fmt: skip
     _print("Means over kinds and severities", ["as is", *family, "chance"], rows)
-    _written(json, figure)
+    written(json, figure)
 
 
 def cross_domain(
@@ -120,7 +120,7 @@ def cross_domain(
     for group, values in result["unmapped"].items():
         if values:
             print(f"not mapped, left out: {group}: {', '.join(f'{value} ({n})' for value, n in values.items())}")
-    _written(json)
+    written(json)
 
 
 def attributes(
@@ -164,7 +164,7 @@ def attributes(
         more = ", …" * (len(unseen) > 5)
         print(f"{len(unseen)} values of this split are never seen in training: {', '.join(unseen[:5])}{more}")
     _remarks(result)
-    _written(json)
+    written(json)
 
 
 def landmarks(
@@ -196,7 +196,7 @@ def landmarks(
     _print(f"By landmark, distances in {scale}s", list(next(iter(result["landmarks"].values()))), single)
     if result["counts"]["without_landmarks"]:
         print(f"{result['counts']['without_landmarks']} pictures without landmarks or {scale} were left out")
-    _written(json)
+    written(json)
 
 
 def leaks(
@@ -228,7 +228,7 @@ def leaks(
     splits = ", ".join(f"{name} {n}" for name, n in counts["splits"].items())
     _print(f"Shared between the splits of {counts['pictures']} pictures ({splits})", headers, rows)
     _remarks(result)
-    _written(json, sheet)
+    written(json, sheet)
     if strict and is_found(result):
         raise SystemExit(1)
 
@@ -260,9 +260,3 @@ def _about(result: Mapping[str, Any]) -> str:
 def _remarks(result: Mapping[str, Any]) -> None:
     if number := result["counts"]["unreadable"]:
         print(f"{number} pictures could not be read; the result's `skipped` names them")
-
-
-def _written(*paths: Path | None) -> None:
-    for path in paths:
-        if path is not None:
-            print(f"written: {path}")

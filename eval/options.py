@@ -1,0 +1,47 @@
+"""Options that commands of `python -m eval` share, and their closing line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Checkpoint = Annotated[Path, typer.Option(help="A checkpoint's folder, or a name of `fclip models`.")]
+Catalogues = Annotated[list[str], typer.Option(metavar="PATH", help="A catalogue; repeat it for several.")]
+Split = Annotated[str, typer.Option(help="train, val, test, query, gallery or all.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Where the result goes; `compare` reads it.")]
+Baselines = Annotated[bool, typer.Option(help="Measure chance, the most frequent caption and 16x16 pixels too.")]
+Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples of the products for the 95 % intervals; 0: none.")]
+Format = Annotated[str | None, typer.Option("--format", help="Of the catalogues; recognised when not given.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the resamples.")]
+Results = Annotated[
+    list[str],
+    typer.Argument(metavar="[NAME=]FILE…", help="Results of `--json`; a name given twice: runs of one model."),
+]
+Markdown = Annotated[Path | None, typer.Option(help="Write the tables here as Markdown.")]
+Csv = Annotated[Path | None, typer.Option("--csv", help="Write the tables here as CSV, a line for each cell.")]
+Latex = Annotated[Path | None, typer.Option(help="Write the tables here for LaTeX (booktabs).")]
+Against = Annotated[str | None, typer.Option(metavar="NAME", help="Tell differences to this model, not to the first.")]
+GroupBy = Annotated[str | None, typer.Option(metavar="name", help="Results of one model name are its training runs.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where embeddings are kept. [default: $FCLIP_CACHE or ~/.cache/fclip/embeddings]"),
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Embed anew and keep nothing.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures embedded at once.")]
+Untuned = Annotated[str | None, typer.Option(metavar="NAME", help="A model to stand beside, such as fashionclip.")]
+Ks = Annotated[list[int] | None, typer.Option("--k", min=1, help="Ranks to score at; repeat it for several.")]
+Groups = Annotated[list[str] | None, typer.Option("--group", help="An attribute group; repeat it. None: all.")]
+AnyCheckpoint = Annotated[Path | None, typer.Option(help="A checkpoint's folder, or a name of `fclip models`.")]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", metavar="TEXT", help="A sentence with {} for the value, averaged; else the captions'."),
+]
+
+
+def written(*paths: Path | None) -> None:
+    """Says which files were written."""
+    for path in paths:
+        if path is not None:
+            print(f"written: {path}")
