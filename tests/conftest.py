@@ -6,6 +6,9 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: more threads sum in another order
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may depend on a network
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # a core for each: their threads would wait for one another
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 os.environ["FCLIP_CACHE"] = ""  # nor leave embeddings in the user's folder
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the data loader forks
 
