@@ -15,18 +15,22 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the data loader forks
 from collections.abc import Callable, Iterator
 from io import BytesIO
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
+from fakes import Fake, make_catalogue
 from PIL import Image
 
+from eval.subject import Subject
 from fclip.batches import TrainingPictures
 from fclip.captions import Captions, captions_for
 from fclip.catalogue.drawn import draw_catalogue
-from fclip.catalogue.schema import groups_of
+from fclip.catalogue.schema import groups_of, select_split
 from fclip.checkpoint import save_checkpoint
 from fclip.config import ModelConfig, Preset, preset_from
+from fclip.embedding import ImageEmbeddings
 from fclip.export import export
 from fclip.export_tokenizer import write_tokenizer
 from fclip.model import Model, ModelCard, Preprocess, instantiate
@@ -226,3 +230,31 @@ def exported(tmp_path):
 def picture() -> Image.Image:
     [row] = draw_catalogue(items=1, views=1, size_px=160)
     return Image.open(BytesIO(row["image"]["bytes"])).convert("RGB").crop((0, 0, 130, 97))
+
+
+@pytest.fixture
+def world(monkeypatch):
+    """models and catalogue in place of what reads them; pictures named in `broken` cannot be read."""
+
+    class World:
+        catalogue, models, broken = make_catalogue(), {"fake": Fake(), "other": Fake("other", skew=1)}, ()
+
+    def open_subject(checkpoint, catalogue, split, catalogue_format=None):
+        part = select_split(World.catalogue, split)
+        return Subject(World.models[str(checkpoint)], World.catalogue, part, str(checkpoint), ["cat"], split)
+
+    def embed_images(model, pictures, *, batch_size=64, progress=False):
+        names = pictures["id"][:]
+        rows = [i for i, name in enumerate(names) if name not in World.broken]
+        skipped = [(name, "cut off") for name in names if name in World.broken]
+        return ImageEmbeddings(model.vectors([names[i] for i in rows]), np.array(rows), skipped)
+
+    for module in ("retrieval", "zero_shot", "probe", "inshop", "consumer2shop", "image_retrieval"):
+        for name, fake in {
+            "open_subject": open_subject,
+            "embed_images": embed_images,
+            "embed_texts": lambda model, texts: model.vectors(texts),
+            "open_untuned": lambda name, subject: World.models[name] if name else None,
+        }.items():
+            monkeypatch.setattr(f"eval.{module}.{name}", fake, raising=False)
+    return World

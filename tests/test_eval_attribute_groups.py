@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 from datasets import Dataset
+from fakes import row
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
-from test_eval_retrieval import Fake, main, row, world  # noqa: F401
 
+from eval.__main__ import main
 from eval.attribute_groups import Group, accuracy_scores, chance_hits, confusion, hits, read_groups, vocabulary
 from eval.probe import linear_scores, neighbour_votes, run_probe
 from eval.prompts import prompts, templates_with
@@ -92,7 +93,7 @@ def test_prompts_are_the_models_own_and_those_of_the_group():
             templates_with([wrong])
 
 
-def test_zero_shot_is_the_nearest_mean_of_prompts(world):  # noqa: F811
+def test_zero_shot_is_the_nearest_mean_of_prompts(world):
     result = run_zero_shot("fake", "cat", "test", bootstrap=0, progress=False, untuned="other")
     model, right, known = world.models["fake"], 0, 0
     cells = [cell for cell in world.catalogue if cell["split"] == "test"]
@@ -147,8 +148,11 @@ def test_neighbours_vote_as_in_scikit_learn():
     known, new, codes = rng.normal(size=(40, 4)), rng.normal(size=(15, 4)), rng.integers(3, size=40)
     known /= np.linalg.norm(known, axis=1, keepdims=True)
     for k, votes in zip((1, 5, 20), neighbour_votes(known, new, group(codes, "abc")), strict=True):
-        weigh = lambda distance: 1 + (1 - distance) / 80  # noqa: E731
-        theirs = KNeighborsClassifier(k, weights=weigh, metric="cosine").fit(known, codes).predict(new)
+        theirs = (
+            KNeighborsClassifier(k, weights=lambda distance: 1 + (1 - distance) / 80, metric="cosine")
+            .fit(known, codes)
+            .predict(new)
+        )
         assert (votes.argmax(1) == theirs).all()
         assert (np.floor(votes.sum(1) + 0.5) == k).all()
 
@@ -160,7 +164,7 @@ def probed(catalogue):
     return Dataset.from_list(rows, features=catalogue.features)
 
 
-def test_probes_have_baselines_and_intervals(world, tmp_path):  # noqa: F811
+def test_probes_have_baselines_and_intervals(world, tmp_path):
     world.catalogue = probed(world.catalogue)
     out = tmp_path / "probe.json"
     result = run_probe("fake", "cat", "test", out, bootstrap=20, progress=False, groups=["kind"])
@@ -182,7 +186,7 @@ def test_probes_have_baselines_and_intervals(world, tmp_path):  # noqa: F811
         (("probe",), "train pictures, fewer than k = 20 neighbours"),
     ],
 )
-def test_mistakes_are_one_line(world, capsys, argv, said):  # noqa: F811
+def test_mistakes_are_one_line(world, capsys, argv, said):
     with pytest.raises(SystemExit) as end:
         main([argv[0], "--checkpoint", "fake", "--catalogue", "cat", *argv[1:]])
     assert end.value.code == 2
@@ -191,7 +195,7 @@ def test_mistakes_are_one_line(world, capsys, argv, said):  # noqa: F811
     assert error.count("\n") == 1
 
 
-def test_a_value_never_seen_in_training_is_named(world, capsys):  # noqa: F811
+def test_a_value_never_seen_in_training_is_named(world, capsys):
     with pytest.raises(SystemExit) as end:
         main(["zero-shot", "--checkpoint", "fake", "--catalogue", "cat", "--bootstrap", "5"])
     assert not end.value.code

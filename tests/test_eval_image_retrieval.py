@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 from datasets import Dataset
+from fakes import cosine, row
 from sklearn.metrics import average_precision_score
-from test_eval_retrieval import cosine, main, row, world  # noqa: F401
 
+from eval.__main__ import main
 from eval.consumer2shop import run_consumer2shop
 from eval.image_retrieval import Settings
 from eval.inshop import run_inshop
@@ -46,7 +47,7 @@ def by_hand(model, asked, shown, ks):
     return np.mean(hits, 0), np.mean(precision), without
 
 
-def test_inshop_agrees_with_loops_and_scikit_learn(world, tmp_path):  # noqa: F811
+def test_inshop_agrees_with_loops_and_scikit_learn(world, tmp_path):
     rows = inshop_rows()
     world.catalogue = catalogue_of(rows)
     out = tmp_path / "inshop.json"
@@ -64,14 +65,14 @@ def test_inshop_agrees_with_loops_and_scikit_learn(world, tmp_path):  # noqa: F8
     )
 
 
-def test_a_constant_model_finds_nothing_where_copied_code_says_all(world):  # noqa: F811
+def test_a_constant_model_finds_nothing_where_copied_code_says_all(world):
     world.catalogue, world.models["fake"].constant = catalogue_of(inshop_rows()), True
     result = run_inshop("fake", "cat", settings=PLAIN)
     assert result["metrics"]["hit@1"]["value"] == 0
     assert result["counts"]["ties"] == result["counts"]["queries"]
 
 
-def test_baselines_stand_beside(world):  # noqa: F811
+def test_baselines_stand_beside(world):
     world.catalogue, world.broken = catalogue_of(inshop_rows()), ("i3", "i4")
     result = run_inshop("fake", "cat", untuned="other", settings=Settings(ks=(1, 5), bootstrap=20))
     beside = result["baselines"]
@@ -90,7 +91,7 @@ def consumer_rows():
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_consumer2shop_searches_the_shop_pictures_of_val_and_test(world, split):  # noqa: F811
+def test_consumer2shop_searches_the_shop_pictures_of_val_and_test(world, split):
     rows = consumer_rows()
     world.catalogue = catalogue_of(rows)
     result = run_consumer2shop("fake", "cat", split, settings=PLAIN)
@@ -103,7 +104,7 @@ def test_consumer2shop_searches_the_shop_pictures_of_val_and_test(world, split):
     assert (counts["queries"], counts["gallery"], counts["without_relevant"]) == (len(asked), len(shown), without)
 
 
-def test_mistakes_are_one_line(world, capsys):  # noqa: F811
+def test_mistakes_are_one_line(world, capsys):
     def fails(*argv):
         with pytest.raises(SystemExit) as end:
             main([argv[0], "--checkpoint", "fake", "--catalogue", "cat", *argv[1:]])
@@ -120,7 +121,7 @@ def test_mistakes_are_one_line(world, capsys):  # noqa: F811
     assert "none of 14 queries has its product in the gallery" in fails("inshop", "--k", "1")
 
 
-def test_command_line_prints_scores_beside_baselines(world, capsys):  # noqa: F811
+def test_command_line_prints_scores_beside_baselines(world, capsys):
     world.catalogue = catalogue_of(consumer_rows())
     with pytest.raises(SystemExit) as end:
         main(["consumer2shop", "--checkpoint", "fake", "--catalogue", "cat", "--k", "1", "--bootstrap", "5"])

@@ -4,99 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass, field
-from zlib import crc32
 
 import ir_measures
 import numpy as np
 import pytest
 from datasets import Dataset
+from fakes import cosine, row
 from PIL import Image
 
 from eval.__main__ import main
 from eval.baselines import by_distance, colour_histograms
 from eval.retrieval import MARQO_QUERIES, run_retrieval
 from eval.retrieval_tasks import marqo_tasks, own_tasks, pair_tasks, read_pictures
-from eval.subject import Subject
 from fclip.captions import Captions
-from fclip.catalogue.schema import features, select_split
-from fclip.embedding import ImageEmbeddings
-
-COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200), "grey": (90, 90, 90), "pink": (200, 0, 99)}
-
-
-@dataclass
-class Fake:
-    """Gives every picture and text a vector by its name; `skew` makes another model."""
-
-    name: str = "fake"
-    skew: int = 0
-    constant: bool = False
-    fingerprint: str = "f00"
-    device: str = "cpu"
-    captions: Captions = field(default_factory=lambda: Captions("[{colour} ]{kind}[ for {use}]"))
-
-    def to(self, device):
-        return self
-
-    def vectors(self, names):
-        seeds = [0 if self.constant else crc32(name.encode()) + self.skew for name in names]
-        rows = np.array([np.random.default_rng(seed).normal(size=6) for seed in seeds], np.float32).reshape(-1, 6)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def row(name, item, split, rgb=(0, 0, 0), **attributes):
-    data = io.BytesIO()
-    Image.new("RGB", (20, 20), rgb).save(data, "png")
-    known = {"colour": None, "kind": None, "use": None} | attributes
-    picture = {"bytes": data.getvalue(), "path": None}
-    return {"id": name, "item": item, "image": picture, "split": split, "attributes": known, "category": known["kind"]}
-
-
-def make_catalogue(products=21, seed=0):
-    rng, rows = np.random.default_rng(seed), []
-    for product in range(products):
-        colour, kind = str(rng.choice(list(COLOURS))), str(rng.choice(["dress", "shirt"]))
-        for view in range(1 + product % 3):
-            use = "work" if view == 2 else None  # a third view says more than the others
-            split = "train" if product % 7 == 6 else "test"
-            rgb = tuple(int(c) for c in np.add(COLOURS[colour], [product, 0, view]))
-            rows.append(row(f"{product}-{view}", f"p{product}", split, rgb, colour=colour, kind=kind, use=use))
-    rows.append(row("silent", "p0", "test"))
-    return Dataset.from_list(rows, features=features(["colour", "kind", "use"], optional=["category"]))
-
-
-@pytest.fixture
-def world(monkeypatch):
-    """models and catalogue in place of what reads them; pictures named in `broken` cannot be read."""
-
-    class World:
-        catalogue, models, broken = make_catalogue(), {"fake": Fake(), "other": Fake("other", skew=1)}, ()
-
-    def open_subject(checkpoint, catalogue, split, catalogue_format=None):
-        part = select_split(World.catalogue, split)
-        return Subject(World.models[str(checkpoint)], World.catalogue, part, str(checkpoint), ["cat"], split)
-
-    def embed_images(model, pictures, *, batch_size=64, progress=False):
-        names = pictures["id"][:]
-        rows = [i for i, name in enumerate(names) if name not in World.broken]
-        skipped = [(name, "cut off") for name in names if name in World.broken]
-        return ImageEmbeddings(model.vectors([names[i] for i in rows]), np.array(rows), skipped)
-
-    for module in ("retrieval", "zero_shot", "probe", "inshop", "consumer2shop", "image_retrieval"):
-        for name, fake in {
-            "open_subject": open_subject,
-            "embed_images": embed_images,
-            "embed_texts": lambda model, texts: model.vectors(texts),
-            "open_untuned": lambda name, subject: World.models[name] if name else None,
-        }.items():
-            monkeypatch.setattr(f"eval.{module}.{name}", fake, raising=False)
-    return World
-
-
-def cosine(a, b):
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+from fclip.catalogue.schema import features
 
 
 def by_hand(queries, gallery, relevant, exclude=lambda q, g: False):
@@ -198,7 +119,10 @@ def test_a_document_of_marqo_is_picture_and_text(world):
     shown = read_pictures(world.catalogue, Captions("{kind} {colour}"))
     task = marqo_tasks(shown, 0.9)["category_to_product"]()
     rng = np.random.default_rng(0)
-    unit = lambda rows: rows / np.linalg.norm(rows, axis=-1, keepdims=True)  # noqa: E731
+
+    def unit(rows):
+        return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
     pictures, names = unit(rng.normal(size=(len(shown.ids), 5))), sorted({*shown.texts} - {""})
     texts = unit(rng.normal(size=(len(names), 5)))
     found = Embedded(pictures, {name: i for i, name in enumerate(names)}, texts).of(task.gallery)
