@@ -50,7 +50,8 @@ def _program(context: typer.Context, cache: Cache = None, no_cache: NoCache = Fa
     python -m eval inshop --checkpoint runs/plain --catalogue data/inshop
 
     Embeddings are kept on the disk, by model and pictures: a second protocol does not compute them again.
-    `torchrun --nproc_per_node 2 -m eval …` divides the embedding; the scores are the same to the last digit.
+    `torchrun --nproc_per_node 2 -m eval …` divides the embedding; the scores are the same to the last digit
+    (torchrun gives each process one thread: with more, a tower's last bits may differ).
     """
     from eval.cache import cached, default_folder
     from eval.processes import joined

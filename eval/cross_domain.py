@@ -120,7 +120,10 @@ def run_cross_domain(
     target = None if out is None else writable(out)
     rules = read_mapping(mapping)
     columns = columns_from_pairs(other_columns) if other_columns else None
-    theirs = select_split(open_catalogue(other, columns=columns), other_split)
+    try:
+        theirs = select_split(open_catalogue(other, columns=columns), other_split)
+    except UserError as error:
+        raise UserError(f"the other catalogue, {other}: {error}") from None
     subject = open_subject(checkpoint, catalogue, split, catalogue_format)
     _check(rules, subject.whole, theirs, str(mapping))
     own_rules = {group: Rule(group, {value: value for value in rule.classes}) for group, rule in rules.items()}
