@@ -9,7 +9,6 @@ speed is measured first); ours is the preset as it stands, its checkpoints and a
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -114,14 +113,14 @@ def peer_curve(prepared: Prepared, minutes: float, recipe: PeerRecipe) -> Curve:
 
 
 def peer_epochs(trial: Any, loader: Any, minutes: float) -> int:
-    """How many epochs fit into the minutes, at least one, by the speed of some steps after the first."""
+    """How many whole epochs come nearest to the minutes, at least one, by the speed of some steps after the first."""
     batches = iter(loader)
     some = [next(batches) for _ in range(min(TRIAL_STEPS, len(loader)))]
     trial.train_epoch(some[:1])
     start = time.perf_counter()
     trial.train_epoch(some)
     step = (time.perf_counter() - start) / len(some)
-    return max(1, math.floor(minutes * 60 / (step * len(loader))))
+    return max(1, round(minutes * 60 / (step * len(loader))))
 
 
 class Clock:

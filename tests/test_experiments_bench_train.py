@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from experiments.bench_data import large_catalogue
 from experiments.bench_peer import Peer, PeerRecipe, peer_batch
 from experiments.bench_profile import utilisation
-from experiments.bench_quality import Clock, compare_curves
+from experiments.bench_quality import Clock, compare_curves, peer_epochs
 from experiments.bench_steps import by_turns, is_convolutional, make_batch, make_model, make_run, median_ratio
 from experiments.bench_train import main, size_of, table
 from fclip.errors import UserError
@@ -192,3 +193,12 @@ def test_quality_leaves_both_curves_and_their_picture(tmp_path):
     assert np.asarray(Image.open(out / "quality.png").convert("L")).std() > 5
     with pytest.raises(SystemExit, match="2"):
         main(["quality", str(preset), "--out", str(out)])
+
+
+@pytest.mark.parametrize(("minutes", "epochs"), [(0.9, 3), (0.8, 2), (0.01, 1)])
+def test_the_peer_gets_the_whole_epochs_that_come_nearest_to_its_minutes(monkeypatch, minutes, epochs):
+    clock = iter([0.0, 2.0])  # the two timed batches take two seconds: an epoch of twenty takes twenty
+    monkeypatch.setattr("experiments.bench_quality.TRIAL_STEPS", 2)
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    trial = SimpleNamespace(train_epoch=lambda batches: None)
+    assert peer_epochs(trial, range(20), minutes) == epochs
