@@ -193,6 +193,7 @@ def tables(result: Mapping[str, Any], heads: Sequence[str]) -> dict[str, dict[st
 def remarks(result: Mapping[str, Any]) -> list[str]:
     """What to know of the numbers; names the values that training never saw."""
     lines = [f"{g}: never in the train split: {', '.join(values)}" for g, values in result["unseen"].items()]
+    lines += [f"{g} was left out: {why}" for g, why in result.get("groups_left_out", {}).items()]
     said = {
         "pictures could not be read; the result's `skipped` names them": result["counts"]["unreadable"],
         "products are in the train split too: these scores are too good": result.get("products_in_train", 0),

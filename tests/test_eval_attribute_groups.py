@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from fakes import row
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from eval.__main__ import main
 from eval.attribute_groups import Group, accuracy_scores, chance_hits, confusion, hits, read_groups, vocabulary
-from eval.probe import linear_scores, neighbour_votes, run_probe
+from eval.probe import neighbour_votes, run_probe
 from eval.prompts import prompts, templates_with
 from eval.zero_shot import nearest_of_class, run_zero_shot
 from fclip.captions import Captions
@@ -128,19 +127,6 @@ def test_the_nearest_picture_of_each_class():
             members = pairs.row[pairs.code == c]
             assert found[q, c] == pytest.approx(max(query @ gallery[m] for m in members), abs=1e-6)
     assert (found[:, [2, 4]] < found[:, [0, 1, 3]].min()).all()
-
-
-def test_the_linear_probe_is_scikit_learns():
-    rng = np.random.default_rng(0)
-    codes = rng.integers(3, size=80)
-    known = rng.normal(size=(80, 4)) + 2 * np.eye(4)[codes]
-    new = rng.normal(size=(20, 4))
-    scores, strength = linear_scores(known, new, group(codes, "abc"), np.arange(80) % 5 == 0)
-    fitted = LogisticRegression(C=strength, max_iter=300)
-    mean, scale = known.mean(0), (known - known.mean(0)).std()
-    theirs = fitted.fit((known - mean) / scale, codes).predict_log_proba((new - mean) / scale)
-    np.testing.assert_allclose(scores, theirs, atol=1e-8)
-    assert strength > 1e-4  # separable: the weakest fit is not the best
 
 
 def test_neighbours_vote_as_in_scikit_learn():
