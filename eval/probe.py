@@ -5,8 +5,9 @@
 `linear`: multinomial logistic regression with an L2 penalty for each attribute group (`eval.linear_probe`; the minimum
 is that of scikit-learn's LogisticRegression), on the unit embeddings, centred and scaled by one number, so that C means
 the same for every model. C is the best of 1e-4 … 10 on a fifth of the train *products*, by top-1; of equally good ones
-the smallest, that is the simplest; then all of train is fitted with it. A group of more than 1,000 values is left out. `knn@k`: the k nearest train pictures by cosine, of those that know the group, each with one vote; equal votes:
-the larger sum of cosines; top-3 only for k of 3 and more. A picture with several values of a group trains and votes for
+the smallest, that is the simplest; then all of train is fitted with it. A group of more than 1,000 values is left out.
+`knn@k`: the k nearest train pictures by cosine, of those that know the group, each with one vote; equal votes: the
+larger sum of cosines; top-3 only for k of 3 and more. A picture with several values of a group trains and votes for
 each.
 
 CLIP's linear probe (section 3.2) sweeps C on the validation split and does not normalise; DINO's k-NN weighs votes by
@@ -33,10 +34,10 @@ from eval.metrics.search import top_k
 from eval.metrics.vectors import unit_rows
 from eval.processes import is_main
 from eval.protocol import errors_of, note, open_untuned, train_rows
+from eval.settings import DEFAULTS, Settings
 from eval.subject import embed_images, head, open_subject
 from eval.zero_shot import baseline_answers, counts_of, known_groups, unseen
 from fclip.errors import UserError
-from fclip.files import writable
 
 NEIGHBOURS = (1, 5, 20)
 HELD_OUT = 5  # one in five train products chooses C
@@ -48,70 +49,57 @@ def run_probe(
     checkpoint: str | Path,
     catalogue: str | Path | Sequence[str | Path],
     split: str,
-    out: str | Path | None = None,
-    baselines: bool = True,
+    settings: Settings = DEFAULTS,
     *,
     groups: Sequence[str] = (),
-    untuned: str | None = None,
-    catalogue_format: str | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    batch_size: int = 64,
-    progress: bool = True,
 ) -> dict[str, Any]:
     """Measures, writes the JSON, returns it.
 
     Args:
-        checkpoint, catalogue, split, catalogue_format: as `eval.subject.open_subject`; the split is the tested one.
-        out: the JSON file; None writes nothing.
-        baselines: measure chance, frequency, pixels and colours too.
+        checkpoint, catalogue, split: as `eval.subject.open_subject`; the split is the tested one.
+        settings: their seed also draws the products that choose C.
         groups: attribute groups; none: all with two values or more.
-        untuned: a model whose embeddings are probed too.
-        seed: of the resamples and of the products that choose C.
 
     Raises:
         UserError: the input is not usable, the split is train, there is no train split, or fewer train pictures than
             neighbours.
     """
-    target = None if out is None else writable(out)
+    target = settings.target
     if split in ("train", "all"):
         raise UserError(f"expected a split to test that is not trained on, got {split!r}; pass --split val or test")
-    subject = open_subject(checkpoint, catalogue, split, catalogue_format)
-    reference, known = open_untuned(untuned, subject), vocabulary(subject.whole, groups)
+    subject = open_subject(checkpoint, catalogue, split, settings.catalogue_format)
+    reference, known = open_untuned(settings.untuned, subject), vocabulary(subject.whole, groups)
     known, too_many = _probed(known, groups)
     if not (rows := train_rows(subject)):
         raise UserError("a probe learns from the train split, and this catalogue has none; add one")
-    settings: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     learnt, tested = (
-        embed_images(subject.model, p, **settings) for p in (subject.whole.select(rows), subject.pictures)
+        embed_images(subject.model, p, **settings.embedding) for p in (subject.whole.select(rows), subject.pictures)
     )
     examples = subject.whole.select([rows[i] for i in learnt.rows])
     shown = subject.pictures.select([int(row) for row in tested.rows])
     train, asked = read_groups(examples, known), known_groups(shown, known, split)
     items, products = list(shown["item"][:]), list(examples["item"][:])
-    answers, chosen = probe(subject.model.name, learnt.vectors, tested.vectors, train, asked, products, seed, progress)
-    result = head("probe", subject, counts_of(asked, items, len(tested.skipped)), bootstrap, seed)
+    answers, chosen = probe(subject.model.name, learnt.vectors, tested.vectors, train, asked, products, settings)
+    result = head("probe", subject, counts_of(asked, items, len(tested.skipped)), *settings.resampling)
     result["counts"] |= {"train_pictures": len(examples), "train_unreadable": len(learnt.skipped)}
     result |= {"groups": list(asked), "skipped": [list(map(str, s)) for s in [*learnt.skipped, *tested.skipped]]}
     result |= {"chosen_c": chosen, "unseen": unseen(asked, train), "groups_left_out": too_many}
     result["products_in_train"] = len(set(items) & set(products))
-    result["metrics"] = _named(answers, asked, items, bootstrap, seed)
+    result["metrics"] = _named(answers, asked, items, settings.resampling)
     result["per_class"] = {name: class_recall(answers["linear"][name], group) for name, group in asked.items()}
     beside: dict[str, Any] = {}
-    if baselines:
+    if settings.baselines:
         simple, left_out = baseline_answers(subject, shown, asked, read_groups(subject.whole.select(rows), known))
         heads = list(answers)
-        named = {n: _named(dict.fromkeys(heads, of), asked, items, bootstrap, seed) for n, of in simple.items()}
+        named = {n: _named(dict.fromkeys(heads, of), asked, items, settings.resampling) for n, of in simple.items()}
         beside = {n: {key: s for key, s in of.items() if key in result["metrics"]} for n, of in named.items()}
         beside["left_out"] = left_out
     if reference is not None:
-        theirs = [embed_images(reference, part, **settings).vectors for part in (examples, shown)]
-        other, _ = probe(reference.name, theirs[0], theirs[1], train, asked, products, seed, progress)
-        beside["untuned"] = _named(other, asked, items, bootstrap, seed)
+        theirs = [embed_images(reference, part, **settings.embedding).vectors for part in (examples, shown)]
+        other, _ = probe(reference.name, theirs[0], theirs[1], train, asked, products, settings)
+        beside["untuned"] = _named(other, asked, items, settings.resampling)
     result |= {"baselines": beside} if beside else {}
-    options = {"group": list(groups), "untuned": untuned, "bootstrap": bootstrap, "seed": seed}
-    options |= {"batch-size": batch_size, "no-baselines": not baselines, "format": catalogue_format}
-    note(result, subject, options, target)
+    note(result, subject, {"group": list(groups)} | settings.options, target)
     return result
 
 
@@ -134,8 +122,7 @@ def probe(
     train: Mapping[str, Group],
     asked: Mapping[str, Group],
     products: Sequence[str],
-    seed: int,
-    progress: bool = False,
+    settings: Settings = DEFAULTS,
 ) -> tuple[dict[str, dict[str, Hits]], dict[str, float]]:
     """Head → group → hits, and the C chosen for each group.
 
@@ -154,8 +141,8 @@ def probe(
     chosen = {}
     with errors_of(name):
         known, new = (unit_rows(rows, "image").exact(slice(None)) for rows in (learnt, tested))
-    held_out = _held_out(products, seed)
-    for group in tqdm(asked.values(), desc="probing", unit="group", disable=not (progress and is_main())):
+    held_out = _held_out(products, settings.seed)
+    for group in tqdm(asked.values(), desc="probing", unit="group", disable=not (settings.progress and is_main())):
         pairs = train[group.name]
         scores, chosen[group.name] = linear_scores(known, new, pairs, held_out)
         answers["linear"][group.name] = hits(scores, group, 0.0)
@@ -199,12 +186,11 @@ def _named(
     answers: Mapping[str, Mapping[str, Hits]],
     asked: Mapping[str, Group],
     items: Sequence[str],
-    bootstrap: int,
-    seed: int,
+    resampling: tuple[int, int],
 ) -> dict[str, Any]:
     """Every head's scores, called HEAD:ACCURACY."""
     return {
         f"{head}:{name}": score
         for head, of in answers.items()
-        for name, score in accuracy_scores(of, asked, items, bootstrap, seed).items()
+        for name, score in accuracy_scores(of, asked, items, *resampling).items()
     }
