@@ -26,7 +26,6 @@ most_frequent}}.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.class_mapping import Rule, check_mapping, commonest, only_value, read_mapping, unmapped
 from eval.classes import class_vectors
 from eval.labels import Codebook, Labels, candidates, label
 from eval.metrics.classification import per_class, top_k_accuracy
@@ -46,7 +46,7 @@ from eval.prompts import sentences
 from eval.scores import LEVEL, Answers, score
 from eval.settings import DEFAULTS, Settings
 from eval.subject import command, embed_images, embed_texts, head, open_subject, write_result
-from fclip.errors import UserError, nearest
+from fclip.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -55,19 +55,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 DOMAINS = ("own", "other")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How one of their groups becomes one of ours."""
-
-    theirs: str
-    values: dict[str, str]  # theirs → ours
-
-    @property
-    def classes(self) -> list[str]:
-        """Our values that it names."""
-        return sorted(set(self.values.values()))
 
 
 @dataclass(frozen=True)
@@ -117,7 +104,7 @@ def run_cross_domain(
     except UserError as error:
         raise UserError(f"the other catalogue, {other}: {error}") from None
     subject = open_subject(checkpoint, catalogue, split, settings.catalogue_format)
-    _check(rules, subject.whole, theirs, str(mapping))
+    check_mapping(rules, subject.whole, theirs, str(mapping))
     own_rules = {group: Rule(group, {value: value for value in rule.classes}) for group, rule in rules.items()}
     book: Codebook = {}
     tables = {"own": (subject.pictures, own_rules), "other": (theirs, rules)}
@@ -132,7 +119,7 @@ def run_cross_domain(
     result = head("cross-domain", subject, counts, *settings.resampling)
     result |= {"other": {"catalogue": str(other), "split": other_split}, "mapping": str(mapping)}
     result |= {
-        "unmapped": {group: _unmapped(theirs, rule) for group, rule in rules.items()},
+        "unmapped": {group: unmapped(theirs, rule) for group, rule in rules.items()},
         "classes": {group: rule.classes for group, rule in rules.items()},
         "metrics": {name: _named(of.names, of.ratios(), samples[name]) for name, of in measured.items()},
         "gap": _named(measured["own"].names, measured["own"].ratios() - measured["other"].ratios(),
@@ -140,7 +127,7 @@ def run_cross_domain(
         "per_class": {group: _per_class(measured, group) for group in rules},
     }  # fmt: skip
     if settings.baselines:
-        frequent = {group: _commonest(subject.whole, own_rules[group]) for group in rules}
+        frequent = {group: commonest(subject.whole, own_rules[group]) for group in rules}
         result["baselines"] = {name: _baselines(of, frequent) for name, of in measured.items()}
     options: dict[str, Any] = {"checkpoint": checkpoint, "catalogue": subject.catalogue, "split": split, "other": other}
     options |= {"other-split": other_split, "other-map": list(other_columns), "mapping": mapping}
@@ -148,53 +135,6 @@ def run_cross_domain(
     result["command"] = command("cross-domain", options)
     write_result(target, result)
     return result
-
-
-def read_mapping(path: str | Path) -> dict[str, Rule]:
-    """Our group → rule.
-
-    Raises:
-        UserError: no such file, no YAML, or of another layout.
-    """
-    import yaml
-
-    try:
-        known = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the mapping {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
-    rules = {}
-    for group, told in (known if isinstance(known, dict) else {"": {}}).items():
-        told = told if isinstance(told, dict) else {}
-        values = told.get("values")
-        texts = [*values, *values.values()] if isinstance(values, dict) else []
-        if not texts or not all(isinstance(text, str) for text in texts) or told.keys() - {"from", "values"}:
-            raise UserError(f"{path}: expected 'group: {{from: their group, values: {{theirs: ours}}}}' with texts "
-                            f"(quote yes, no and numbers), got {str(known)[:60]!r}")  # fmt: skip
-        rules[str(group)] = Rule(str(told.get("from") or group), dict(values or {}))
-    return rules
-
-
-def _check(rules: Mapping[str, Rule], whole: Dataset, theirs: Dataset, file: str) -> None:
-    from fclip.catalogue.schema import check_groups
-
-    check_groups(whole, list(rules))
-    check_groups(theirs, [rule.theirs for rule in rules.values()])
-    splits, attributes = whole["split"][:], whole["attributes"][:]
-    for group, rule in rules.items():
-        everywhere = {_one(cell[group]) for cell in attributes}
-        trained = {_one(cell[group]) for cell, split in zip(attributes, splits, strict=True) if split == "train"}
-        for value in rule.classes:
-            if value not in everywhere:
-                raise UserError(f"{file}: no {group} {value!r} in the catalogue; {nearest(value, everywhere - {None})}")
-            if trained and value not in trained:
-                raise UserError(f"{file}: {group} {value!r} is never seen in training; leave its line out")
-
-
-def _one(value: Any) -> str | None:
-    """A value; of a list the only one."""
-    return value if isinstance(value, str) else value[0] if value and len(value) == 1 else None
 
 
 def _domain(
@@ -209,7 +149,7 @@ def _domain(
     from datasets import Dataset
 
     def ours(cell: Mapping[str, Any]) -> dict[str, str | None]:
-        return {group: rule.values.get(_one(cell[rule.theirs]) or "") for group, rule in rules.items()}
+        return {group: rule.values.get(only_value(cell[rule.theirs]) or "") for group, rule in rules.items()}
 
     facts = pictures.select_columns(["id", "item", "attributes"])[:]
     mapped = [ours(cell) for cell in facts["attributes"]]
@@ -319,19 +259,6 @@ def _per_class(measured: Mapping[str, _Measured], group: str) -> list[dict[str, 
             entry[name] = score(accuracy[c])["value"]
             entry[f"{name}_pictures"] = int((of.classes[group] == c).sum())
     return entries
-
-
-def _unmapped(pictures: Dataset, rule: Rule) -> dict[str, int]:
-    """Their values that the mapping does not name, and how many pictures have them."""
-    found = Counter(_one(cell[rule.theirs]) or "(none or several)" for cell in pictures["attributes"][:])
-    return {value: n for value, n in found.most_common() if value not in rule.values}
-
-
-def _commonest(whole: Dataset, rule: Rule) -> int | None:
-    """The commonest of our classes in the train split; None without one."""
-    rows = zip(whole["attributes"][:], whole["split"][:], strict=True)
-    seen = Counter(_one(cell[rule.theirs]) for cell, split in rows if split == "train")
-    return max(range(len(rule.classes)), key=lambda c: seen[rule.classes[c]]) if seen else None
 
 
 def _baselines(of: _Measured, frequent: Mapping[str, int | None]) -> dict[str, Any]:

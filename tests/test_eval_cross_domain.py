@@ -9,7 +9,8 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from eval.cross_domain import read_mapping, run_cross_domain
+from eval.class_mapping import check_mapping, read_mapping
+from eval.cross_domain import run_cross_domain
 from eval.settings import Settings
 from fclip.catalogue.schema import features
 from fclip.embedding import ImageEmbeddings
@@ -107,14 +108,13 @@ def test_a_mapping_that_does_not_fit_is_told_in_one_line(world, text, message):
 
 
 def test_a_value_that_training_never_saw_is_named(world, monkeypatch):
-    from eval import cross_domain
 
     rules = read_mapping(world)
     unseen = Dataset.from_list(rows("category", ["t-shirt", "trousers"], "train") + rows("category", OURS, "val"),
                                features=features(["category"]))  # fmt: skip
     theirs = Dataset.from_list(rows("label", THEIRS, "test"), features=features(["label"]))
     with pytest.raises(UserError, match="category 'dress' is never seen in training"):
-        cross_domain._check(rules, unseen, theirs, "map.yaml")
+        check_mapping(rules, unseen, theirs, "map.yaml")
 
 
 def test_an_absent_mapping_is_named(tmp_path):
