@@ -104,8 +104,8 @@ def run_probe(
 
 
 def _probed(
-    known: Mapping[str, Sequence[str]], wanted: Sequence[str]
-) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
+    known: Mapping[str, tuple[str, ...]], wanted: Sequence[str]
+) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
     """The groups that a probe can learn, and why others are left out."""
     reasons = {name: f"its {len(values)} values are more than {MOST_VALUES}" for name, values in known.items()
                if len(values) > MOST_VALUES}  # fmt: skip
