@@ -223,9 +223,10 @@ for _command in (*RETRIEVAL_COMMANDS, *COMMANDS):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the program."""
+    from eval.processes import said_once
     from fclip.errors import run_program
 
-    run_program(app, argv, "python -m eval")
+    run_program(said_once(app), argv, "python -m eval")
 
 
 def _show(console: Any, result: dict[str, Any]) -> None:

@@ -5,18 +5,27 @@
 Every process runs the whole protocol, on the same embeddings (`eval.encoding`), so that a protocol needs to know
 nothing of this but `is_main` where it writes. Processes of a training run, which measures in its main one alone, are
 not joined: only `joined` does that, and the program calls it.
+
+A user's mistake is met by every process. `said_once` lets the first one say it; the others end with the same status and
+without a word, unless the first one is well: then the mistake is theirs alone, and is said with their number.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from fclip.errors import UserError
+
 if TYPE_CHECKING:
     from accelerate import PartialState
+
+WAIT_S = 5.0  # for the first process to end, whose mistake it is too
 
 _STATE: ContextVar[PartialState | None] = ContextVar("processes that measure together", default=None)
 
@@ -53,6 +62,45 @@ def joined() -> Iterator[None]:
         _STATE.reset(token)
         state.destroy_process_group()
         PartialState._reset_state()  # else the next to ask would believe that the group still is
+
+
+def said_once(app: Callable[..., Any]) -> Callable[..., Any]:
+    """The program, whose user's mistakes the first of several processes says, and no other.
+
+    The launcher ends the others as soon as the first one has ended: they wait for that, and only when it does not
+    happen the mistake is theirs alone.
+    """
+    rank = int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+    if rank == 0:
+        return app
+
+    def run(**given: Any) -> None:
+        try:
+            code = app(**given, standalone_mode=False)
+        except Exception as error:
+            told = str(error) if isinstance(error, UserError) else getattr(error, "format_message", lambda: None)()
+            if told is None:
+                raise
+            if not _first_has_ended():
+                raise UserError(f"process {rank}: {told}") from None
+            raise SystemExit(getattr(error, "exit_code", 2)) from None
+        if code:
+            raise SystemExit(code)
+
+    return run
+
+
+def _first_has_ended() -> bool:
+    """Whether nothing answers any more where the first process listens, within `WAIT_S`."""
+    place = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))
+    until = time.monotonic() + WAIT_S
+    while time.monotonic() < until:
+        try:
+            socket.create_connection(place, 1).close()
+        except OSError:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def together() -> PartialState | None:

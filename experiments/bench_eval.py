@@ -11,7 +11,9 @@
                   1000 resamples, the JSON file; named by `--ways surfacing` alone
 
 Every measurement has a process of its own, because the peak of a process never falls; the ways take turns. Memory is
-the peak beyond embeddings and libraries, and the peak in all. A way that wants more than `--limit-gb` is out of memory.
+the peak beyond embeddings and libraries, and the peak in all. A way is tried small first, twice: what its memory would
+be at the whole size is extrapolated from there, in pairs of picture and caption. Where that is more than `--limit-gb`,
+it is not started: the table says what it would need. What runs out of memory or of `--limit-s` in spite of it says so.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 K = 10
+SMALL = ((4_000, 2_000), (8_000, 4_000))  # sizes from which memory is extrapolated
 
 
 @app.command()
@@ -46,6 +49,7 @@ def bench(
         "fclip,open_clip,torchmetrics"
     ),
     limit_gb: Annotated[float, typer.Option(help="Memory of one process; 0: nine tenths of what is free.")] = 0,
+    limit_s: Annotated[float, typer.Option(min=1, help="Seconds for one turn of one way.")] = 150,
     one: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Compare time and memory of recall@10 with open_clip's and torchmetrics' way.
@@ -62,10 +66,14 @@ def bench(
     sizes = ["--images", images, "--captions", captions, "--dim", dim, "--limit-gb", limit_gb]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     failed: dict[str, str] = {}
+    allowed = limit_gb or 0.9 * free_gb()
+    for name in names if images * captions > SMALL[-1][0] * SMALL[-1][1] else []:
+        if (needed := needed_gb(name, images, captions, dim, limit_s)) > allowed:
+            failed[name] = f"not started: needs about {needed:.0f} GB, {allowed:.0f} GB are allowed"
     for _ in range(rounds):
         for name in names:
             if name not in failed:
-                _take_turn(name, [str(word) for word in sizes], found[name], failed)
+                _take_turn(name, [str(word) for word in sizes], found[name], failed, limit_s)
     print("\n".join(table(found, failed)))
 
 
@@ -89,13 +97,31 @@ def table(found: dict[str, list[dict[str, float]]], failed: dict[str, str]) -> l
     return lines
 
 
+def needed_gb(name: str, images: int, captions: int, dim: int, limit_s: float) -> float:
+    """Memory that a way would need beyond the embeddings, by a line through its peaks at two small sizes; else 0."""
+    peaks: list[dict[str, float]] = []
+    for n, m in SMALL:
+        sizes = ["--images", n, "--captions", m, "--dim", dim]
+        _take_turn(name, [str(word) for word in sizes], peaks, {}, limit_s)
+    if len(peaks) < len(SMALL):
+        return 0
+    (small, large), (first, last) = [n * m for n, m in SMALL], [of["beyond_mb"] for of in peaks]
+    slope = max(last - first, 0) / (large - small)  # a way by blocks is flat
+    return (last + slope * (images * captions - large)) / 1000
+
+
+def free_gb() -> float:
+    """Memory that is free on this machine."""
+    import psutil
+
+    return psutil.virtual_memory().available / 1e9
+
+
 def measure(way: Way, images: int, captions: int, dim: int, limit_gb: float) -> dict[str, float]:
     """Runs one way in this process: its recall, seconds and memory."""
     import resource
 
-    import psutil
-
-    limit = int(limit_gb * 1e9 or 0.9 * psutil.virtual_memory().available)
+    limit = int((limit_gb or 0.9 * free_gb()) * 1e9)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     way(*embeddings(20, K, dim))  # imports, threads
     data = embeddings(images, captions, dim)
@@ -190,9 +216,15 @@ WAYS: dict[str, Way] = {
 }
 
 
-def _take_turn(name: str, sizes: list[str], turns: list[dict[str, float]], failed: dict[str, str]) -> None:
+def _take_turn(
+    name: str, sizes: list[str], turns: list[dict[str, float]], failed: dict[str, str], limit_s: float
+) -> None:
     command = [sys.executable, "-m", "experiments.bench_eval", *sizes, "--one", name]
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        failed[name] = f"more than {limit_s:.0f} s"
+        return
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"killed by signal {-done.returncode}"]
         wants = "MemoryError" in done.stderr or "allocate" in done.stderr or done.returncode == -9

@@ -9,7 +9,9 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from eval.cross_domain import read_mapping, run_cross_domain
+from eval.class_mapping import check_mapping, read_mapping
+from eval.cross_domain import run_cross_domain
+from eval.settings import Settings
 from fclip.catalogue.schema import features
 from fclip.embedding import ImageEmbeddings
 from fclip.errors import UserError
@@ -54,7 +56,7 @@ def world(monkeypatch, tmp_path, model):
         return ImageEmbeddings(vectors, np.arange(len(shown)), [])
 
     monkeypatch.setattr("eval.cross_domain.embed_images", images)
-    for module in ("cross_domain", "attributes"):
+    for module in ("cross_domain", "classes"):
         monkeypatch.setattr(f"eval.{module}.embed_texts", texts)
     monkeypatch.setattr("fclip.pretrained.open_model", lambda source, groups: model)
     monkeypatch.setattr("fclip.catalogue.open_catalogue", lambda path, **_: theirs if path == "theirs" else ours)
@@ -63,7 +65,9 @@ def world(monkeypatch, tmp_path, model):
 
 
 def test_both_kinds_are_measured_on_the_mapped_classes(world, tmp_path):
-    result = run_cross_domain("tiny", "ours", "val", "theirs", world, bootstrap=200, out=tmp_path / "out.json")
+    result = run_cross_domain(
+        "tiny", "ours", "val", "theirs", world, settings=Settings(tmp_path / "out.json", bootstrap=200)
+    )
     own, other = result["metrics"]["own"], result["metrics"]["other"]
     assert {name: value["value"] for name, value in own.items()} == dict.fromkeys(own, 1)
     assert result["counts"]["own"] == {"pictures": 7, "products": 4, "left_out": 1, "unreadable": 0}  # the skirt
@@ -99,19 +103,18 @@ def test_both_kinds_are_measured_on_the_mapped_classes(world, tmp_path):
 def test_a_mapping_that_does_not_fit_is_told_in_one_line(world, text, message):
     world.write_text(text)
     with pytest.raises(UserError, match=message.replace("(", r"\(")) as told:
-        run_cross_domain("tiny", "ours", "val", "theirs", world, bootstrap=0)
+        run_cross_domain("tiny", "ours", "val", "theirs", world, settings=Settings(bootstrap=0))
     assert "\n" not in str(told.value)
 
 
 def test_a_value_that_training_never_saw_is_named(world, monkeypatch):
-    from eval import cross_domain
 
     rules = read_mapping(world)
     unseen = Dataset.from_list(rows("category", ["t-shirt", "trousers"], "train") + rows("category", OURS, "val"),
                                features=features(["category"]))  # fmt: skip
     theirs = Dataset.from_list(rows("label", THEIRS, "test"), features=features(["label"]))
     with pytest.raises(UserError, match="category 'dress' is never seen in training"):
-        cross_domain._check(rules, unseen, theirs, "map.yaml")
+        check_mapping(rules, unseen, theirs, "map.yaml")
 
 
 def test_an_absent_mapping_is_named(tmp_path):

@@ -20,7 +20,7 @@ from PIL import Image
 import eval.cache as cache
 from eval.__main__ import main
 from eval.encoding import embed_images, embed_texts
-from eval.processes import joined, together
+from eval.processes import joined, said_once, together
 from fclip.catalogue.storage import save_catalogue
 from fclip.checkpoint import save_checkpoint
 from fclip.embedding import embed_catalogue
@@ -286,6 +286,12 @@ def _measure(rank: int, ports: list[int], shop: Path, out: Path) -> None:
             with contextlib.suppress(SystemExit):
                 main([str(word) for word in ["--cache", out / "kept", *options(shop, out / f"{rank}-{turn}.json")]])
     (out / f"{rank}.json").write_text(json.dumps(seen))
+    os.environ["MASTER_PORT"] = str(ports[3])
+    with (out / f"{rank}.err").open("w") as told, contextlib.redirect_stderr(told):
+        try:
+            main(["surfacing", "--checkpoint", str(shop / "model"), "--catalogue", str(out / "nowhere")])
+        except SystemExit as end:
+            told.write(f"status {end.code}")
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +301,7 @@ def measured(shop, tmp_path_factory) -> Path:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fclip.pretrained", "fclip.embedding", "eval.surfacing", "accelerate", "pytest"])
     with contextlib.ExitStack() as stack:
-        free = [stack.enter_context(socket.socket()) for _ in range(3)]
+        free = [stack.enter_context(socket.socket()) for _ in range(4)]
         for one in free:
             one.bind(("127.0.0.1", 0))
         ports = [one.getsockname()[1] for one in free]
@@ -336,6 +342,38 @@ def test_only_the_main_process_writes_and_prints(measured):
     assert "Text SFA" in (measured / "0.txt").read_text()
     assert (measured / "1.txt").read_text() == ""
     assert not list(measured.glob("1-*.json"))
+
+
+def test_a_mistake_is_said_by_the_first_process_alone(measured):
+    lines = (measured / "0.err").read_text().splitlines()
+    assert lines[0].startswith("error: ")
+    assert lines[1:] == ["status 2"]
+    assert (measured / "1.err").read_text() == "status 2"
+
+
+def test_a_mistake_of_another_process_alone_is_said_by_it(monkeypatch, capsys):
+    monkeypatch.setattr("eval.processes.WAIT_S", 0.2)
+    with socket.socket() as first:
+        first.bind(("127.0.0.1", 0))
+        first.listen()
+        place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(first.getsockname()[1])}
+        for name, value in place.items():
+            monkeypatch.setenv(name, value)
+        assert run("surfacing", "--seed", "x") == 2
+    assert capsys.readouterr().err.startswith("error: process 1: Invalid value for '--seed'")
+    assert run("surfacing", "--seed", "x") == 2  # the first is gone, and has said it
+    assert capsys.readouterr().err == ""
+
+
+def test_faults_of_ours_keep_their_traceback_in_every_process(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def broken(**_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        said_once(broken)()
 
 
 def test_processes_that_train_are_not_joined():
