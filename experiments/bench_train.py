@@ -76,7 +76,9 @@ def pipeline(
     import tempfile
 
     from experiments.bench_data import race_pipelines
+    from fclip.machine import tune_cpu
 
+    tune_cpu()  # for both, as in training
     with tempfile.TemporaryDirectory() as folder:
         found = [
             {"jpeg_px": px} | race_pipelines(Path(folder), px, images, repeats) for px in map(int, sizes.split(","))
