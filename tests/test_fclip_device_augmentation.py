@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import AUGMENTED
-from PIL import Image
 from torchvision.transforms.v2 import functional as T
 
 from fclip.augmentation import augment, draw_view
