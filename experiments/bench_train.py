@@ -87,6 +87,25 @@ def pipeline(
 
 
 @app.command()
+def locked(
+    items: Annotated[int, typer.Option(min=1, help="Drawn garments, of two pictures each.")] = 200,
+    out: Out = None,
+) -> None:
+    """Measure what an epoch takes with locked towers whose outputs are kept, and without keeping them."""
+    import tempfile
+
+    from experiments.bench_locked import race_locked
+
+    towers = {"image, but its projection": ("visual.trunk.*",), "image": ("visual.*",), "both": ("visual.*", "text.*")}
+    with tempfile.TemporaryDirectory() as folder:
+        found = [
+            {"locked": what} | race_locked(freeze, items, Path(folder) / str(number))
+            for number, (what, freeze) in enumerate(towers.items())
+        ]
+    _show(found, out, "locked")
+
+
+@app.command()
 def scale(
     items: Annotated[str, typer.Option(help="Sizes of the catalogue, with commas.")] = "1000,10000,100000",
     steps: Annotated[int, typer.Option(min=1, help="Steps in a turn.")] = 10,
