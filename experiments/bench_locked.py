@@ -1,6 +1,6 @@
 """What it saves to compute a locked tower's outputs once: processor time of an epoch, kept outputs against none.
 
-race_locked(("visual.*",), pictures=400, out=Path("/tmp/locked"))   # {"once": …, "epoch": …, "unkept": …, "ratio": …}
+race_locked(("visual.*",), items=200, out=Path("runs/locked"))   # {"once": s, "epoch": s, "unkept": s, "ratio": …}
 """
 
 from __future__ import annotations
@@ -36,7 +36,14 @@ def _epoch(freeze: Sequence[str], items: int, out: Path) -> tuple[float, float]:
     from fclip.training import Run, batches_of_stages, checked_order, on_device
 
     keys = [f"out={out}", f"freeze=[{','.join(freeze)}]", f"data.catalogue=[drawn:{items}]", f"epochs={EPOCHS}"]
-    keys += [*PLAIN, "captions.paraphrases=[]", "data.workers=0", "freeze_batch_norm=true", "track=none"]
+    keys += [
+        *PLAIN,
+        "captions.paraphrases=[]",
+        "data.workers=0",
+        "freeze_batch_norm=true",
+        "track=none",
+        "bf16_on_cpu=false",
+    ]
     prepared = prepare(load_preset(PRESET, keys))
     run = Run(prepared.preset, prepared.model, prepared.pictures, None)
     order, start = checked_order(run), time.process_time()
