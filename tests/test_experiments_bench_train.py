@@ -192,3 +192,12 @@ def test_quality_leaves_both_curves_and_their_picture(tmp_path):
     assert np.asarray(Image.open(out / "quality.png").convert("L")).std() > 5
     with pytest.raises(SystemExit, match="2"):
         main(["quality", str(preset), "--out", str(out)])
+
+
+def test_locked_gives_a_row_for_each_choice_of_towers(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("experiments.bench_locked._epoch", lambda freeze, *_: (seen.append(freeze), (1.0, 2.0))[1])
+    run("locked", "--out", str(tmp_path))
+    rows = read_json(tmp_path / "locked.json", "a benchmark")["rows"]
+    assert [row["ratio"] for row in rows] == [1.0] * 3
+    assert seen == [way for way in (("visual.trunk.*",), ("visual.*",), ("visual.*", "text.*")) for _ in range(2)]
