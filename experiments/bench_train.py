@@ -76,12 +76,33 @@ def pipeline(
     import tempfile
 
     from experiments.bench_data import race_pipelines
+    from fclip.machine import tune_cpu
 
+    tune_cpu()  # for both, as in training
     with tempfile.TemporaryDirectory() as folder:
         found = [
             {"jpeg_px": px} | race_pipelines(Path(folder), px, images, repeats) for px in map(int, sizes.split(","))
         ]
     _show(found, out, "pipeline")
+
+
+@app.command()
+def locked(
+    items: Annotated[int, typer.Option(min=1, help="Drawn garments, of two pictures each.")] = 200,
+    out: Out = None,
+) -> None:
+    """Measure what an epoch takes with locked towers whose outputs are kept, and without keeping them."""
+    import tempfile
+
+    from experiments.bench_locked import race_locked
+
+    towers = {"image, but its projection": ("visual.trunk.*",), "image": ("visual.*",), "both": ("visual.*", "text.*")}
+    with tempfile.TemporaryDirectory() as folder:
+        found = [
+            {"locked": what} | race_locked(freeze, items, Path(folder) / str(number))
+            for number, (what, freeze) in enumerate(towers.items())
+        ]
+    _show(found, out, "locked")
 
 
 @app.command()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,7 +83,7 @@ def prepare(preset: Preset) -> Prepared:
 
     from fclip.catalogue import open_catalogue
     from fclip.catalogue.schema import check_groups, groups_of, select_split
-    from fclip.distributed import settle_launch
+    from fclip.distributed import first_on_this_machine, settle_launch
     from fclip.machine import tune_cpu
     from fclip.pretrained import build_model
     from fclip.tokenizer import truncated_share
@@ -94,8 +93,9 @@ def prepare(preset: Preset) -> Prepared:
     settle_launch()
     tune_cpu()
     set_seed(preset.seed)
-    with _first_on_this_machine():  # indexes shards, which the others then find
-        catalogue = open_catalogue(preset.data.catalogue, format=preset.data.format, stream=preset.data.stream)
+    catalogue = first_on_this_machine(  # indexes shards
+        lambda: open_catalogue(preset.data.catalogue, format=preset.data.format, stream=preset.data.stream)
+    )
     captions = _captions(preset, groups_of(catalogue))
     if preset.captions.template is not None:  # a style may know more groups than the catalogue; a template is meant
         check_groups(catalogue, captions.groups)
@@ -221,9 +221,11 @@ def _texts_for_tokenizer(captions: Any, training: Dataset) -> Iterator[str]:
 
 def _pictures(preset: Preset, model: Model, training: Dataset) -> Any:
     from fclip.batches import TrainingPictures
+    from fclip.distributed import first_on_this_machine
 
-    with _first_on_this_machine():  # makes the cache of pictures, which the others then find
-        pictures = TrainingPictures(training, model.captions, model.preprocess, preset.data, preset.seed, preset.epochs)
+    pictures = first_on_this_machine(  # makes the cache of pictures
+        lambda: TrainingPictures(training, model.captions, model.preprocess, preset.data, preset.seed, preset.epochs)
+    )
     if not len(pictures):
         raise UserError(f"no picture of split {preset.data.train_split!r} has an attribute of {model.captions.groups}")
     return pictures
@@ -285,14 +287,6 @@ def _say_skipped(run: Run) -> None:
 def _say(line: str) -> None:
     if _is_main_process():
         print(line, file=sys.stderr)
-
-
-def _first_on_this_machine() -> AbstractContextManager[None]:
-    """One process of a machine does it before the others."""
-    from accelerate.state import PartialState
-    from accelerate.utils import parse_flag_from_env
-
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).local_main_process_first()
 
 
 def _is_main_process() -> bool:

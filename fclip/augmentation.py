@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,7 +22,11 @@ from fclip.errors import UserError
 from fclip.model import Preprocess
 
 LUMA = (0.2989, 0.587, 0.114)  # weights of red, green and blue in grey (ITU-R BT.601)
+LEVELS = np.arange(256)
 GREY = 127  # of what is erased
+NEARLY = 1.25  # pixels of a picture to one of the tower's, up to which no filter is needed against aliasing
+
+cv2.setNumThreads(0)  # loaders have a process for each core, and threads of OpenCV's do not survive a fork
 
 
 def training_sizes(size: tuple[int, int], first: float, epochs: float, step_px: int = 8) -> list[tuple[int, int]]:
@@ -145,24 +150,41 @@ def augment(pixels: Tensor, preprocess: Preprocess, data: DataConfig, rng: np.ra
     view = draw_view((height, width), preprocess, data, rng)
     if view.pose is not None:
         pixels = apply_pose(pixels, view.pose, preprocess.fill_color)
-    pixels = T.resized_crop(pixels, *view.crop, list(preprocess.size), antialias=True)
+    picture = _resized_crop(pixels, view.crop, preprocess.size)
     if view.mirrored:
-        pixels = T.horizontal_flip(pixels)
+        cv2.flip(picture, 1, dst=picture)
     if (view.brightness, view.contrast) != (1, 1):
-        pixels = relight(pixels, view.brightness, view.contrast)
+        relight(picture, view.brightness, view.contrast)
     if view.erased is not None:
-        pixels = T.erase(pixels, *view.erased, torch.full((1, 1, 1), GREY, dtype=torch.uint8))
-    return pixels
+        top, left, h, w = view.erased
+        picture[top : top + h, left : left + w] = GREY
+    planes = np.empty((3, *preprocess.size), dtype=np.uint8)
+    cv2.split(picture, list(planes))
+    return torch.from_numpy(planes)
 
 
-def relight(pixels: Tensor, brightness: float, contrast: float) -> Tensor:
-    """Torchvision's `adjust_brightness`, then `adjust_contrast`, in one pass: uint8 (3, H, W) → uint8 (3, H, W).
+def _resized_crop(pixels: Tensor, crop: Box, size: tuple[int, int]) -> np.ndarray:
+    """A box of a picture (3, H, W), resized: uint8 (*size, 3).
 
-    In place on floats, rounded once: several times as fast, and not darker by the two roundings down.
+    By the antialiased triangle filter; up to `NEARLY` the plain one is as good, and a quarter of the time.
     """
-    light = pixels.float().mul_(brightness).clamp_(0, 255)
-    grey = (light.mean(dim=(1, 2)) * torch.tensor(LUMA)).sum()
-    return light.mul_(contrast).add_((1 - contrast) * grey).clamp_(0, 255).round_().to(torch.uint8)
+    top, left, h, w = crop
+    if max(h / size[0], w / size[1]) > NEARLY:
+        return T.resized_crop(pixels, *crop, list(size), antialias=True).permute(1, 2, 0).contiguous().numpy()
+    picture = pixels.permute(1, 2, 0).numpy()
+    return cv2.resize(picture[top : top + h, left : left + w], (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def relight(picture: np.ndarray, brightness: float, contrast: float) -> None:
+    """Torchvision's `adjust_brightness`, then `adjust_contrast`, of uint8 (H, W, 3), in place.
+
+    There are 256 levels: what becomes of each is looked up, and rounded once, not down and down again.
+    """
+    light = (LEVELS * brightness).clip(0, 255)
+    mean = cv2.mean(cv2.LUT(picture, (light * 256).astype(np.uint16)))  # half the memory of floats
+    grey = sum(weight * value for weight, value in zip(LUMA, mean, strict=False)) / 256
+    levels = (contrast * light + (1 - contrast) * grey).clip(0, 255).round().astype(np.uint8)
+    cv2.LUT(picture, levels, dst=picture)
 
 
 def is_augmented(data: DataConfig) -> bool:

@@ -24,7 +24,7 @@ from fclip.captions import Captions
 from fclip.config import DataConfig
 from fclip.device_augmentation import as_row, shortened, stacked
 from fclip.errors import UserError
-from fclip.images import UnreadableImageError, decode
+from fclip.images import UnreadableImageError, decode_pixels
 from fclip.model import Preprocess, unique
 from fclip.picture_cache import PictureCache, fitted
 from fclip.tokenizer import Tokenizer
@@ -132,12 +132,12 @@ class TrainingPictures(torch.utils.data.Dataset):
         cell = self.cell(row)
         try:
             whole = is_posed(self._data) and not self._on_device
-            picture = decode(cell["image"], None if whole else min(self._sizes[-1].size))
+            picture = decode_pixels(cell["image"], None if whole else min(self._sizes[-1].size))
         except UnreadableImageError as error:
             raise UnreadableImageError(f"{cell['id']}: {error}") from None
         if self._cache is not None:
             return self._cache.put(int(self.rows[row]), picture)
-        return T.pil_to_tensor(fitted(picture, self._side) if self._on_device else picture)
+        return torch.from_numpy(fitted(picture, self._side) if self._on_device else picture).permute(2, 0, 1)
 
     def _look(self, row: int, epoch: int, rng: np.random.Generator) -> dict[str, Any]:
         if self._features is not None:

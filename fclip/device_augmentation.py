@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
-from fclip.augmentation import GREY, View, is_posed
+from fclip.augmentation import GREY, NEARLY, View, is_posed
 from fclip.config import DataConfig
 
 LONGEST = 2.0  # the longer side at most, as a multiple of the side that crops need: one banner would widen its batch
@@ -97,23 +97,33 @@ def _views(pixels: Tensor, views: Tensor, size: tuple[int, int], data: DataConfi
 
 def _resized(images: Tensor, source: Tensor, target: Tensor | None, size: tuple[int, int]) -> Tensor:
     """A box of each image (B, C, H, W) resized to a box of a canvas (B, C, *size), zero beside it; None: all of it."""
-    rows, columns = (_weights(images.shape[2 + axis], side, source, target, axis) for axis, side in enumerate(size))
+    rows, columns = (_weights(images.shape[2 + axis], size, source, target, axis) for axis in (0, 1))
     return rows[:, None] @ images @ columns[:, None].mT
 
 
-def _weights(n_in: int, n_out: int, source: Tensor, target: Tensor | None, axis: int) -> Tensor:
+def _weights(n_in: int, size: tuple[int, int], source: Tensor, target: Tensor | None, axis: int) -> Tensor:
     """What each input pixel along an axis adds to each output pixel (B, n_out, n_in): torchvision's antialiasing.
 
     A triangle over two output pixels, or two input pixels where the picture is enlarged, cut at the box and normalised.
+    Also over two input pixels where a crop is nearly as large as the output both ways, as on the processor.
     """
-    first, length = source[:, axis, None], source[:, axis + 2, None]
+    n_out, first, length = size[axis], source[:, axis, None], source[:, axis + 2, None]
     first_out, length_out = (0, n_out) if target is None else (target[:, axis, None], target[:, axis + 2, None])
     step = length / length_out  # (B, 1)
     centres = first + (_centres(n_out, source) - first_out) * step  # (B, n_out)
-    distance = (_centres(n_in, source) - centres[..., None]).abs() / step.clamp(min=1)[..., None]
+    half = step.clamp(min=1)
+    if target is None:
+        half = half.where(_shrinks(source, size), 1)
+    distance = (_centres(n_in, source) - centres[..., None]).abs() / half[..., None]
     weights = (1 - distance).clamp_(min=0) * _inside(n_in, source, axis)[:, None]
     weights /= weights.sum(dim=-1, keepdim=True).clamp_(min=1e-6)
     return weights if target is None else weights * _inside(n_out, target, axis)[..., None]
+
+
+def _shrinks(crop: Tensor, size: tuple[int, int]) -> Tensor:
+    """Whether crops (B, 4) become so much smaller that they need a filter against aliasing: (B, 1)."""
+    height, width = (crop[:, axis + 2, None] / size[axis] for axis in (0, 1))
+    return torch.maximum(height, width) > NEARLY
 
 
 def _centres(number: int, like: Tensor) -> Tensor:

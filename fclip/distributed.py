@@ -7,15 +7,18 @@ gives W times the true gradient of the local embeddings; DDP's mean over process
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor
 
 from fclip.errors import UserError
 
+T = TypeVar("T")
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # what accelerate reads
 
 
@@ -50,6 +53,29 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     for gradient in [p.grad for p in parameters if p.grad is not None]:
         dist.all_reduce(gradient)
         gradient /= dist.get_world_size()
+
+
+def first_on_this_machine(work: Callable[[], T]) -> T:
+    """What `work` gives: one process of a machine does it before the others, which then find what it made.
+
+    A process that fails takes the others with it, which would wait for it. Theirs is a silent exit code 2: one line is
+    enough.
+    """
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator reads it
+    found: list[T] = []
+    for turn in (True, False):
+        error = None
+        if state.is_local_main_process == turn:
+            try:
+                found.append(work())
+            except Exception as raised:  # the others must be told whatever it is
+                error = raised
+        failed = gather_object([error is not None])
+        if error is not None:
+            raise error
+        if any(failed):
+            raise SystemExit(2)
+    return found[0]
 
 
 def settle_launch() -> None:

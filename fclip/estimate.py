@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fclip.augmentation import training_sizes
-from fclip.batches import training_batches
+from fclip.batches import TrainingPictures, training_batches
+from fclip.features import try_features
 from fclip.lora import merged
 from fclip.optimisation import tower_of
 from fclip.pace import Pace, peak_memory_gib
@@ -32,6 +33,7 @@ STEPS = 52  # at most; the first twelve or fewer warm up and empty the loader's 
 SPAN_STEPS, SPAN_SECONDS = 10, 1.0  # a span ends after so many steps, or sooner when they are slow
 LIMIT_SECONDS = 60.0
 BUSY = 1.3  # from here on it is said that the machine does other things
+LOCKED = "the locked image tower, once for every picture; nothing where its features are kept from before"
 TOWERS = {"image": "image tower", "head": "projection", "stn": "transformer", "text": "text tower", "scale": "scale"}
 
 
@@ -43,6 +45,8 @@ class Speed:
     step_seconds: float
     data_wait: float  # share of the time
     busy: float = 1.0  # the median span's time as a multiple of the fastest's: what else the machine does
+    encoding_seconds: float = 0.0  # of all pictures by a locked tower, once and before the steps
+    features_bytes: int = 0  # that it leaves in OUT
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Estimate:
             f"steps         {self.steps:,} in {self.epochs:g} epochs",
             f"speed         {speed.images_per_second:.0f} images/s, {_seconds(speed.step_seconds)} per step, "
             f"of which {speed.data_wait:.0%} waiting for data{busy if speed.busy > BUSY else ''}",
+            *([f"encoding      {_minutes(speed.encoding_seconds / 60)}: {LOCKED}"] if speed.encoding_seconds else []),
             f"training      {_minutes(training)}",
             f"evaluation    {_minutes(evaluation)}: {self.evaluations} times {each}",
             f"memory        {self.memory_gib:.1f} GiB at its peak",
@@ -99,7 +104,7 @@ def estimate(run: Run, speed: Speed, evaluation_seconds: float) -> Estimate:
         evaluation_seconds=evaluation_seconds,
         memory_gib=peak_memory_gib(),
         checkpoint_bytes=checkpoint,
-        disk_bytes=disk,
+        disk_bytes=disk + speed.features_bytes,
         free_bytes=shutil.disk_usage(_existing(run.out)).free,
         towers=what_learns(run.model.clip),
         truncated=truncated_share(run.model.tokenizer, run.pictures.texts),
@@ -110,7 +115,8 @@ def measure_speed(run: Run, steps: int = STEPS, limit_seconds: float = LIMIT_SEC
     """Takes some steps of a new run and times them, loading included.
 
     The fastest of several spans counts: whatever else the machine did, it did not make the others faster. Pictures that
-    grow (`data.first_size`) are timed at their first and last size.
+    grow (`data.first_size`) are timed at their first and last size. Where a locked tower encodes each picture once, it
+    is timed by itself, and the steps without it.
 
     Raises:
         UserError: fewer pictures than one batch.
@@ -120,10 +126,23 @@ def measure_speed(run: Run, steps: int = STEPS, limit_seconds: float = LIMIT_SEC
     sizes = training_sizes(run.model.preprocess.size, preset.data.first_size, preset.epochs)
     areas = [height * width for height, width in sizes]
     ends = (0,) if areas[0] == areas[-1] else (0, len(sizes) - 1)
-    spans = [_fastest_span(run, epoch, steps, limit_seconds / len(ends)) for epoch in ends]
+    pictures, encoding_seconds, features_bytes = _seen(run)
+    spans = [_fastest_span(run, pictures, epoch, steps, limit_seconds / len(ends)) for epoch in ends]
     seconds = mean_step_seconds(areas, spans[0]["step_seconds"], spans[-1]["step_seconds"])
     wait, busy = (sum(span[key] for span in spans) / len(spans) for key in ("data_wait", "busy"))
-    return Speed(preset.batch_size * run.accelerator.num_processes / seconds, seconds, wait, busy)
+    rate = preset.batch_size * run.accelerator.num_processes / seconds
+    return Speed(rate, seconds, wait, busy, encoding_seconds, features_bytes)
+
+
+def _seen(run: Run) -> tuple[TrainingPictures, float, int]:
+    """What the steps will see, and seconds and bytes of it where that is a locked tower's features."""
+    cut = None if run.preset.optim.head_epochs else run.lasting_cut(False)
+    if cut is None:
+        return run.pictures, 0.0, 0
+    with run.accelerator.autocast():
+        features, seconds = try_features(run.accelerator, run.model, cut, run.pictures, run.preset.data.workers)
+    size = 0 if run.preset.features else features.values.nbytes
+    return run.pictures.with_features(features), _mean_over_processes(run, seconds), size
 
 
 def mean_step_seconds(areas: Sequence[int], first: float, last: float) -> float:
@@ -134,15 +153,20 @@ def mean_step_seconds(areas: Sequence[int], first: float, last: float) -> float:
     return first + (last - first) * sum(shares) / len(shares)
 
 
-def some_batches(run: Run, steps: int) -> DataLoader:
-    """So many batches of the run's present epoch, again from its beginning where the epoch is too short."""
+def some_batches(run: Run, steps: int, pictures: TrainingPictures | None = None) -> DataLoader:
+    """So many batches of the run's present epoch, again from its beginning where the epoch is too short.
+
+    Of the run's pictures, or others with the same rows.
+    """
     order = run.order()
     chosen = list(islice(order, min(steps, order.steps_per_epoch)))
     repeated = list(islice(cycle(chosen), steps))
-    return training_batches(run.pictures, run.model.tokenizer, repeated, run.preset.data.workers)
+    return training_batches(pictures or run.pictures, run.model.tokenizer, repeated, run.preset.data.workers)
 
 
-def _fastest_span(run: Run, epoch: int, steps: int, limit_seconds: float) -> dict[str, float]:
+def _fastest_span(
+    run: Run, pictures: TrainingPictures, epoch: int, steps: int, limit_seconds: float
+) -> dict[str, float]:
     """What `Pace` tells of it, and `Speed.busy`.
 
     All processes measure the same spans: one that ended earlier would leave the others waiting for ever.
@@ -152,7 +176,7 @@ def _fastest_span(run: Run, epoch: int, steps: int, limit_seconds: float) -> dic
     pace = Pace(run.preset.batch_size * run.accelerator.num_processes)
     spans: list[dict[str, float]] = []
     spent, length, until = 0.0, 1, 1  # the first two spans have one step: one that sets up, one that tells the length
-    for number, batch in enumerate(on_device(run, pace.waiting(some_batches(run, steps))), start=1):
+    for number, batch in enumerate(on_device(run, pace.waiting(some_batches(run, steps, pictures))), start=1):
         loss = run.take_step(batch, order.steps)["loss"]
         if number < until:
             continue

@@ -28,11 +28,11 @@ from fclip.files import expand, new_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from PIL.Image import Image
 
 MARK = np.dtype([("height", "<u2"), ("width", "<u2"), ("checksum", "<u4")])
+SPARED = 0.9  # the scale from which on a picture is kept as it is: resizing would cost more than the room
 LONGEST = 1.5  # side ratio up to which a picture fits its slot with its shorter side whole
-MADE_BY = 1  # of the form: another number makes another cache
+MADE_BY = 2  # of the form: another number makes another cache
 
 
 class PictureCache:
@@ -89,15 +89,17 @@ class PictureCache:
         if not 0 < size <= self._slot * 3:
             return None
         found = np.array(pixels[row, :size])
-        return torch.from_numpy(found).view(3, height, width) if zlib.crc32(found.data) == checksum else None
+        if zlib.crc32(found.data) != checksum:
+            return None
+        return torch.from_numpy(found).view(height, width, 3).permute(2, 0, 1)
 
-    def put(self, row: int, picture: Image) -> Tensor:
-        """Keeps a picture; returns it as `get` will."""
-        values = np.array(np.asarray(fitted(picture, self._side)).transpose(2, 0, 1), order="C")  # (3, H, W)
+    def put(self, row: int, picture: np.ndarray) -> Tensor:
+        """Keeps a picture (H, W, 3), uint8; returns it as `get` will."""
+        values = np.ascontiguousarray(fitted(picture, self._side))
         pixels, marks = self._maps()
         pixels[row, : values.size] = values.reshape(-1)
-        marks[row] = (values.shape[1], values.shape[2], zlib.crc32(values.data))
-        return torch.from_numpy(values)
+        marks[row] = (values.shape[0], values.shape[1], zlib.crc32(values.data))
+        return torch.from_numpy(values).permute(2, 0, 1)
 
 
 def slot_of(side_px: int) -> int:
@@ -105,15 +107,18 @@ def slot_of(side_px: int) -> int:
     return math.ceil(side_px * side_px * LONGEST)
 
 
-def fitted(picture: Image, side_px: int) -> Image:
-    """A picture no larger than needed, in its own shape: its shorter side `side_px`, or less if it is a long one."""
-    from PIL.Image import Resampling
+def fitted(picture: np.ndarray, side_px: int) -> np.ndarray:
+    """A picture (H, W, 3) no larger than needed, in its own shape: its shorter side `side_px`, or less if it is a
+    long one; a tenth more is left."""
+    from PIL import Image
 
-    (width, height), slot = picture.size, slot_of(side_px)
+    (height, width), slot = picture.shape[:2], slot_of(side_px)
     scale = min(1, side_px / min(width, height), math.sqrt(slot / (width * height)))
     size = (max(1, math.floor(width * scale + 1e-6)), max(1, math.floor(height * scale + 1e-6)))
     size = (min(size[0], slot), min(size[1], slot))  # a line of pixels
-    return picture if size == picture.size else picture.resize(size, Resampling.BICUBIC, reducing_gap=3.0)
+    if scale == 1 or (scale > SPARED and width * height <= slot):
+        return picture
+    return np.array(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
 
 
 def fingerprint(catalogue: Dataset) -> str:

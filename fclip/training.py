@@ -37,7 +37,7 @@ from fclip.errors import UserError
 from fclip.features import stored_features
 from fclip.files import new_folder, read_json, write_json
 from fclip.interpolate import flat, interpolate
-from fclip.locked import why_features_vary
+from fclip.locked import Cut, why_features_vary
 from fclip.lora import add_adapters, check_gradients, merged
 from fclip.machine import uses_bf16
 from fclip.model import Model
@@ -167,18 +167,23 @@ class Run:
         """Whether a part of the model cannot run by itself."""
         return self.accelerator.distributed_type == DistributedType.FSDP
 
-    def seen(self, only_new: bool) -> TrainingPictures:
-        """The pictures of a stage: as features, computed now, where a locked tower gives each the same ones."""
+    def lasting_cut(self, only_new: bool) -> Cut | None:
+        """Where a locked image tower gives every picture the same features throughout a stage: where it is cut."""
         self.training_mode(only_new)
         cut = self.contrastive.cut
         if cut is None or self._is_sharded:
-            return self.pictures
+            return None
         why = why_features_vary(self.model.clip.visual, cut)
         if self.pictures.vary:
             why = "its pictures vary; without augmentation (data.crop=1 data.aspect=1 data.flip=0 …) they would not"
-        if why:
-            if self.accelerator.is_main_process:
-                tqdm.write(f"the image tower is frozen, but encodes every picture anew in every epoch: {why}")
+        if why and self.accelerator.is_main_process:
+            tqdm.write(f"the image tower is frozen, but encodes every picture anew in every epoch: {why}")
+        return None if why else cut
+
+    def seen(self, only_new: bool) -> TrainingPictures:
+        """The pictures of a stage: as features, computed now, where a locked tower gives each the same ones."""
+        cut = self.lasting_cut(only_new)
+        if cut is None:
             return self.pictures
         folder = Path(self.preset.features or self.out / "features")
         with self.accelerator.autocast():

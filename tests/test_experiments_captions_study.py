@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from studies import assert_measures_nothing_again, finish
 
-import fclip.training
 from eval.compare import answers_of
 from eval.metrics.uncertainty import paired_interval
 from eval.surfacing import evaluate_surfacing
@@ -23,25 +23,13 @@ from fclip.files import read_json
 from fclip.objective import Contrastive
 from fclip.order import BatchOrder
 
-SMALL = {
-    "data.catalogue": "[drawn:24]",
-    "model.name": "timm:test_resnet",
-    "model.image_size": "[32,32]",
-    "batch_size": "8",
-    "data.workers": "0",
-}
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A study of two losses, on a few garments."""
     out = tmp_path_factory.mktemp("study") / "it"
-    overrides = [word for key, value in SMALL.items() for word in ("--override", f"{key}={value}")]
-    arguments = ["drawn", "--losses", "clip,equal", "--seeds", "3", "--pictures", "9", "--speed-steps", "1"]
-    arguments += ["--out", str(out), *overrides]
-    with pytest.raises(SystemExit, match="0"):
-        main(arguments)
-    return out, arguments
+    arguments = ["--losses", "clip,equal", "--seeds", "3", "--pictures", "9", "--speed-steps", "1"]
+    return out, finish(main, out, arguments, data__catalogue="[drawn:24]", batch_size="8")
 
 
 def test_it_leaves_tables_numbers_and_a_picture(finished):
@@ -67,19 +55,8 @@ def test_the_runs_differ_in_what_they_study_alone(finished):
     assert "seed: 3" in plain
 
 
-def test_a_second_call_measures_nothing_again(finished, monkeypatch):
-    out, arguments = finished
-    before = (out / "table.md").read_text()
-
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("it trained or measured again")
-
-    monkeypatch.setattr(fclip.training, "train", never)
-    monkeypatch.setattr("eval.surfacing.evaluate_surfacing", never)
-    monkeypatch.setattr("experiments.captions_study.encoding_speed", never)
-    with pytest.raises(SystemExit, match="0"):
-        main(arguments)
-    assert (out / "table.md").read_text() == before
+def test_a_second_call_measures_nothing_again(finished):
+    assert_measures_nothing_again(main, *finished, ["experiments.captions_study.encoding_speed"])
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+from studies import assert_measures_nothing_again, finish
 
-import fclip.training
 from eval.compare import answers_of
 from eval.metrics.uncertainty import paired_interval
 from experiments import stn_study, study
@@ -20,26 +20,14 @@ from fclip.files import read_json, write_json
 from fclip.images import decode
 from fclip.variants import with_stn
 
-SMALL = {
-    "data.catalogue": "[drawn:60]",
-    "model.name": "timm:test_resnet",
-    "model.image_size": "[32,32]",
-    "model.stn.look_size": "[64,64]",
-    "model.stn.look_at": "32",
-    "batch_size": "16",
-    "data.workers": "0",
-}
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A study of two variants, on a few garments and for a blink."""
     out = tmp_path_factory.mktemp("study") / "it"
-    overrides = [word for key, value in SMALL.items() for word in ("--override", f"{key}={value}")]
-    arguments = ["drawn", "--variants", "plain,stn", "--minutes", "0.001", "--out", str(out), *overrides]
-    with pytest.raises(SystemExit, match="0"):
-        main(arguments)
-    return out, arguments
+    keys = {"data__catalogue": "[drawn:60]", "batch_size": "16"}
+    keys |= {"model__stn__look_size": "[64,64]", "model__stn__look_at": "32"}
+    return out, finish(main, out, ["--variants", "plain,stn", "--minutes", "0.001"], **keys)
 
 
 def test_it_leaves_tables_pictures_and_results(finished):
@@ -54,18 +42,8 @@ def test_it_leaves_tables_pictures_and_results(finished):
     assert len(list((out / "results").glob("*.json"))) == 10
 
 
-def test_a_second_call_measures_nothing_again(finished, monkeypatch):
-    out, arguments = finished
-    before = (out / "table.md").read_text()
-
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("it trained or measured again")
-
-    monkeypatch.setattr(fclip.training, "train", never)
-    monkeypatch.setattr("eval.surfacing.evaluate_surfacing", never)
-    with pytest.raises(SystemExit, match="0"):
-        main(arguments)
-    assert (out / "table.md").read_text() == before
+def test_a_second_call_measures_nothing_again(finished):
+    assert_measures_nothing_again(main, *finished)
 
 
 def test_another_time_in_the_same_folder_is_refused(finished, capsys):

@@ -176,4 +176,16 @@ def test_training_pictures_are_posed_first_and_at_their_own_resolution(photo):
 def test_relighting_is_torchvisions_but_for_rounding(brightness, contrast):
     pixels = torch.randint(256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     theirs = T.adjust_contrast(T.adjust_brightness(pixels / 255, brightness), contrast) * 255
-    assert (relight(pixels, brightness, contrast) - theirs).abs().max() <= 0.51
+    ours = pixels.permute(1, 2, 0).contiguous().numpy()
+    relight(ours, brightness, contrast)
+    assert (torch.from_numpy(ours).permute(2, 0, 1) - theirs).abs().max() <= 0.51
+
+
+@pytest.mark.parametrize(("side", "mean"), [(20, 0.5), (24, 0), (27, 8), (40, 0)])
+def test_crops_are_torchvisions_antialiased_ones_but_where_they_hardly_shrink(side, mean):
+    """On noise, where two filters differ most."""
+    pixels = torch.randint(256, (3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    ours = augment(pixels, Preprocess(size=(24, 24)), PLAIN, np.random.default_rng(0))
+    difference = (ours.int() - T.resize(pixels, [24, 24], antialias=True).int()).abs()
+    assert difference.max() <= 5 * mean
+    assert difference.float().mean() <= mean

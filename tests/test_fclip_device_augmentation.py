@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import AUGMENTED
-from PIL import Image
 from torchvision.transforms.v2 import functional as T
 
 from fclip.augmentation import augment, draw_view
@@ -148,8 +147,8 @@ def test_without_augmentation_they_are_the_pictures_that_are_measured(batches):
 
 
 def test_the_loader_sends_bytes_no_larger_than_the_smallest_crop_needs(catalogue, captions, model, monkeypatch):
-    large = Image.fromarray(np.zeros((400, 300, 3), dtype=np.uint8))
-    monkeypatch.setattr("fclip.batches.decode", lambda *_: large)
+    large = np.zeros((400, 300, 3), dtype=np.uint8)
+    monkeypatch.setattr("fclip.batches.decode_pixels", lambda *_: large)
     data = DataConfig(crop=0.25, augment_on="device")
     sample = TrainingPictures(catalogue, captions, model.preprocess, data, seed=3)[0]
     assert sample["pixels"].shape == (3, 85, 64)  # the shorter side is 32 / sqrt(0.25)

@@ -27,7 +27,7 @@ from fclip.captions import captions_for
 from fclip.catalogue.drawn import draw_catalogue
 from fclip.catalogue.schema import groups_of
 from fclip.config import Preset, preset_from
-from fclip.distributed import gather, settle_launch
+from fclip.distributed import first_on_this_machine, gather, settle_launch
 from fclip.errors import UserError
 from fclip.order import BatchOrder
 from fclip.pretrained import build_model
@@ -102,6 +102,7 @@ def _work(rank: int, world: int, port: int, out: Path) -> None:
     found = {name: _steps(world, options | kept, name in BIASED) for name, options in RUNS.items()}
     found["features"] = sorted(os.listdir(kept["features"]))
     found["gathered"] = _gathered(rank)
+    found["first"] = [_first(rank, fails) for fails in (None, 0, world - 1)]
     if world > 1:
         found["sharded"] = _sharded(world, out)
     torch.save(found, out / f"{world}-{rank}.pt")
@@ -165,6 +166,23 @@ def _gathered(rank: int) -> torch.Tensor:
     assert torch.equal(rows.detach(), gather(own.detach()))
     (rows * torch.arange(1, len(rows) + 1)[:, None]).sum().backward()
     return torch.stack([rows[:, 0].detach().sum(), own.grad[0, 0]])
+
+
+def _first(rank: int, fails: int | None) -> str:
+    """How a process ends that works as the first or after it, where one of them cannot; and how often it worked."""
+    tried = []
+
+    def work() -> str:
+        tried.append(rank)
+        if rank == fails:
+            raise UserError("no such catalogue")
+        return "done"
+
+    try:
+        end = first_on_this_machine(work)
+    except (UserError, SystemExit) as error:
+        end = f"{type(error).__name__} {error}"
+    return f"{len(tried)} {end}"
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +274,15 @@ def test_the_gradient_of_a_gather_is_the_sum_over_the_processes(results):
     for world, parts in results.items():
         for rank, part in enumerate(parts):
             assert part["gathered"].tolist() == [sum(range(world)), world * (rank + 1)]
+
+
+def test_a_process_that_fails_before_training_ends_the_others_in_silence(results):
+    told, silent = "1 UserError no such catalogue", "SystemExit 2"
+    assert [part["first"] for part in results[1]] == [["1 done", told, told]]
+    for world in (2, 3):
+        others = [["1 done", f"0 {silent}", f"1 {silent}"]] * (world - 2)
+        expected = [["1 done", told, f"1 {silent}"], *others, ["1 done", f"0 {silent}", told]]
+        assert [part["first"] for part in results[world]] == expected
 
 
 def test_alone_gathering_changes_nothing():

@@ -124,6 +124,27 @@ def test_steps_are_taken_loaded_and_timed(begin, preset, monkeypatch):
     assert not run.out.exists()
 
 
+@pytest.mark.parametrize("frozen", ["visual.*", "visual.trunk.*"])
+def test_a_locked_tower_is_timed_by_itself_and_steps_without_it(begin, preset, monkeypatch, frozen):
+    taken, step = [], Run.take_step
+    monkeypatch.setattr(Run, "take_step", lambda run, batch, steps: taken.append(batch) or step(run, batch, steps))
+    plain = {"crop": 1, "aspect": 1, "flip": 0, "brightness": 0, "contrast": 0}
+    run = begin(preset(freeze=(frozen,), freeze_batch_norm=True, data=plain))
+    speed = measure_speed(run, steps=4)
+    assert all("pixels" not in batch and len(batch["features"]) == 8 for batch in taken)
+    assert speed.encoding_seconds > 0
+    kept = run.seen(False)._features.values  # what a real run leaves
+    assert speed.features_bytes == kept.nbytes
+    found = estimate(run, speed, evaluation_seconds=1.0)
+    assert found.disk_bytes == disk_use(run)[1] + kept.nbytes
+    assert found.lines()[3].startswith("encoding      0.0 minutes: the locked image tower, once for every picture")
+
+
+def test_a_tower_whose_pictures_vary_is_in_every_step(begin, preset):
+    speed = measure_speed(begin(preset(freeze=("visual.*",), freeze_batch_norm=True, data={"flip": 0.5})), steps=2)
+    assert (speed.encoding_seconds, speed.features_bytes) == (0, 0)
+
+
 def test_slow_steps_end_at_the_limit(begin, preset, monkeypatch):
     """A clock that runs 40 s a step: the first sets up, the second is past the limit of a minute."""
     taken, step = [], Run.take_step

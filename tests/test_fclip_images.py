@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fclip.errors import UserError
-from fclip.images import UnreadableImageError, decode
+from fclip.images import UnreadableImageError, decode, decode_pixels
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 ORIENTATION = 0x0112
@@ -30,6 +30,7 @@ def encoded(picture: Image.Image | np.ndarray, format_: str = "PNG", **options: 
 def read(data: bytes, size_px: int | None = None) -> np.ndarray:
     picture = decode({"bytes": data, "path": None}, size_px)
     assert picture.mode == "RGB"
+    assert np.array_equal(decode_pixels({"bytes": data, "path": None}, size_px), picture)
     return np.asarray(picture)
 
 
@@ -38,6 +39,9 @@ def refused(source: object) -> str:
         decode(source)
     assert isinstance(caught.value, UserError)
     assert "\n" not in str(caught.value)
+    with pytest.raises(UnreadableImageError) as quickly:
+        decode_pixels(source)
+    assert str(quickly.value) == str(caught.value)
     return str(caught.value)
 
 
@@ -47,6 +51,7 @@ def test_a_path_a_cell_of_bytes_and_a_cell_of_a_path_are_the_same(tmp_path):
     cell = {"bytes": file.read_bytes(), "path": "elsewhere.png"}  # bytes win: the path is only a name
     for source in (file, str(file), cell, {"bytes": None, "path": str(file)}):
         assert np.array_equal(np.asarray(decode(source)), QUARTERS)
+        assert np.array_equal(decode_pixels(source), QUARTERS)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +75,21 @@ def test_pictures_stand_as_their_exif_says(tag, stored, format_):
     upright = read(encoded(np.ascontiguousarray(stored), format_, exif=exif, **options))
     assert upright.shape == QUARTERS.shape
     assert np.abs(upright.astype(int) - QUARTERS).max() < 8
+
+
+@pytest.mark.parametrize("tag", [None, 1, 6])
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}, {"mode": "L"}])
+def test_jpegs_are_decoded_quickly_to_the_same_bits(options, tag, monkeypatch):
+    """By libjpeg-turbo itself where nothing is to be turned."""
+    photo = Image.fromarray(QUARTERS).resize((330, 250), Image.Resampling.BICUBIC).convert(options.get("mode", "RGB"))
+    exif = Image.Exif()
+    if tag is not None:
+        exif[ORIENTATION] = tag
+    data = encoded(photo, "JPEG", exif=exif, **{k: v for k, v in options.items() if k != "mode"})
+    for size_px in (None, 30, 62, 63, 125, 126, 251):
+        read(data, size_px)
+    monkeypatch.setattr("fclip.images.decode", lambda *_: np.zeros(3))
+    assert (decode_pixels({"bytes": data, "path": None}).shape == (3,)) == (tag == 6)
 
 
 def test_transparency_is_white():

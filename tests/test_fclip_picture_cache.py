@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms.v2 import functional as T
 
 from fclip.batches import TrainingPictures, training_batches
 from fclip.catalogue.assemble import assemble
@@ -21,30 +20,33 @@ from fclip.images import decode
 from fclip.picture_cache import PictureCache, fingerprint
 
 
-def noise(width: int, height: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8))
+def noise(width: int, height: int) -> np.ndarray:
+    return np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def shop(pictures: list[Image.Image]):
+def shop(pictures: list[np.ndarray]):
     data = []
     for picture in pictures:
         stream = io.BytesIO()
-        picture.save(stream, "png")
+        Image.fromarray(picture).save(stream, "png")
         data.append(stream.getvalue())
     return assemble({"id": [str(i) for i in range(len(data))], "image": data}, {"colour": ["red"] * len(data)})
 
 
 def test_a_picture_comes_back_as_it_was_put_and_others_are_not_there(tmp_path):
-    pictures = [noise(16, 16), noise(64, 48), noise(9, 400), noise(1, 1), noise(12, 16)]
+    pictures = [noise(16, 16), noise(64, 48), noise(9, 400), noise(1, 1), noise(12, 16), noise(17, 17)]
     cache = PictureCache(tmp_path, shop(pictures), side_px=16)
     for row, picture in enumerate(pictures):
         assert cache.get(row) is None
         assert torch.equal(cache.put(row, picture), cache.get(row))
-    assert torch.equal(cache.get(0), T.pil_to_tensor(pictures[0]))  # what is small enough is left alone
-    assert torch.equal(cache.get(4), T.pil_to_tensor(pictures[4]))
+    assert torch.equal(
+        cache.get(0), torch.from_numpy(pictures[0]).permute(2, 0, 1)
+    )  # what is small enough is left alone
+    assert torch.equal(cache.get(5), torch.from_numpy(pictures[5]).permute(2, 0, 1))  # or nearly
+    assert torch.equal(cache.get(4), torch.from_numpy(pictures[4]).permute(2, 0, 1))
     assert [tuple(cache.get(row).shape[1:]) for row in (1, 3)] == [(16, 21), (1, 1)]
     assert tuple(cache.get(2).shape[1:]) == (130, 2)  # too long for its slot: smaller, in its own shape
-    expected = np.asarray(pictures[1].resize((21, 16), Image.Resampling.BICUBIC), int)
+    expected = np.asarray(Image.fromarray(pictures[1]).resize((21, 16), Image.Resampling.BICUBIC), int)
     assert np.abs(np.asarray(cache.get(1)).transpose(1, 2, 0) - expected).max() <= 1
 
 
@@ -109,7 +111,7 @@ def test_training_sees_the_same_from_an_empty_and_from_a_full_cache(
         return list(training_batches(pictures, model.tokenizer, order, number))
 
     cold = batches(workers)
-    monkeypatch.setattr("fclip.batches.decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("fclip.batches.decode_pixels", lambda *_: pytest.fail("decoded again"))
     warm = batches(0)
     for a, b in zip(cold, warm, strict=True):
         assert torch.equal(a["pixels"], b["pixels"])

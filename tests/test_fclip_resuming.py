@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from contextlib import contextmanager
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -126,21 +128,41 @@ def test_the_checkpoint_before_the_last_is_kept_and_offered_when_the_last_is_dam
     fit(preset(epochs=3), constant, resume=last)
 
 
-@pytest.mark.parametrize("file", ["state.pt", "preset.yaml"])
-def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(fit, preset, monkeypatch, tmp_path, file):
-    """The second checkpoint is written to a device that is really full, of the test's own (as /dev/full is)."""
+@contextmanager
+def full_device(folder: Path, file: str) -> Iterator[None]:
+    """A file that is a device without room, of the test's own (as /dev/full is)."""
     try:
-        os.mknod(tmp_path / "full", stat.S_IFCHR | 0o600, os.makedev(1, 7))
+        os.mknod(folder / file, stat.S_IFCHR | 0o600, os.makedev(1, 7))
     except OSError:
         pytest.skip("only root can make a device")
-    (tmp_path / "full").unlink()
+    yield
+
+
+@contextmanager
+def full_disk(folder: Path, file: str) -> Iterator[None]:
+    """A disk of a page in place of a folder: the weights are written beside, where no device can wait for them."""
+    mounted = shutil.which("mount") and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", folder])
+    if not mounted or mounted.returncode:
+        pytest.skip("only root can mount a disk")
+    try:
+        yield
+        assert not (folder / file).exists()
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "without_room"),
+    [("state.pt", full_device), ("preset.yaml", full_device), ("model.safetensors", full_disk)],
+    ids=["state.pt", "preset.yaml", "model.safetensors"],
+)
+def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(fit, preset, monkeypatch, file, without_room):
+    """There is really no room for the second checkpoint."""
     saved, make = [], new_folder
 
     @contextmanager
     def on_a_full_disk(*args, **kwargs):
-        with make(*args, **kwargs) as folder:
-            if saved:
-                os.mknod(folder / file, stat.S_IFCHR | 0o600, os.makedev(1, 7))
+        with make(*args, **kwargs) as folder, without_room(folder, file) if saved else nullcontext():
             saved.append(folder)
             yield folder
 
