@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -32,7 +33,7 @@ def test_every_system_is_equally_often_everywhere_and_after_every_other(n):
         assert sorted(order) == list(range(n))
         for position, system in enumerate(order):
             positions[system, position] += 1
-        for before, system in zip(order, order[1:], strict=False):
+        for before, system in itertools.pairwise(order):
             after[before, system] += 1
     times = len(orders) // n
     assert (positions == times).all()
@@ -118,7 +119,7 @@ def test_every_page_is_balanced_over_a_block_and_no_two_in_a_row_are_alike(n):
     for asked in zip(*block, strict=True):
         assert sorted(page.systems for page in asked) == sorted(design.orders)
     for own in block:
-        assert all(a.systems != b.systems for a, b in zip(own, own[1:], strict=False))
+        assert all(a.systems != b.systems for a, b in itertools.pairwise(own))
         assert own[0].systems != own[-1].systems
         assert own[0].letters == dict(zip(own[0].systems, letters(n), strict=True))
     assert {own[2].calibration for own in block} == {0, 1}

@@ -2,7 +2,7 @@
 
 A participant sees the answers of S systems side by side under letters. A Williams square is a set of orders in which
 every system stands equally often in every position, and equally often directly after every other system (first-order
-carry-over): S orders for an even S, for an odd S 2S, the square and its mirror. The participants are divided evenly over
+carry-over): S orders for an even S, for an odd S 2S, the square and its mirror. Participants are divided evenly over
 the orders; who leaves gives the place back.
 
     >>> design = make_design(["baseline", "tuned", "stn", "diffusion"], seed=7)
@@ -17,6 +17,7 @@ Source: Williams, Experimental designs balanced for the estimation of residual e
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -156,7 +157,7 @@ def carry_over_counts(design: Design, participants: Sequence[int]) -> Ints:
     """(S, S) how often the system of the column stood directly after the system of the row."""
     counts = np.zeros((len(design.systems),) * 2, np.int64)
     for order, number in zip(design.orders, participants, strict=True):
-        for before, after in zip(order, order[1:], strict=False):
+        for before, after in itertools.pairwise(order):
             counts[design.systems.index(before), design.systems.index(after)] += number
     return counts
 
