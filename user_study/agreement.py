@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, spearmanr
 
 from eval.metrics.means import known_mean
-from user_study.answers import UNSURE, Answers, QueryRow
+from user_study.answers import UNSURE, Answers, QueryRow, SystemRow
 from user_study.scoring import pages_of
 from user_study.statistics import friedman
 
@@ -150,7 +150,7 @@ def _repeats(told: Answers, pairs: Sequence[tuple[tuple[str, int], tuple[str, in
     pages = pages_of(told.systems)
     correlations, firsts, differences = [], [], []
     for one, two in pairs:
-        ranks, ratings = ([{r.system: getattr(r, n) for r in pages[key]} for key in (one, two)] for n in ("rank", "rating"))
+        ranks, ratings = ([_of(pages[key], name) for key in (one, two)] for name in ("rank", "rating"))
         both = [name for name in ranks[0] if None not in (ranks[0][name], ranks[1].get(name))]
         if len(both) > 1:
             a, b = ([of[name] for name in both] for of in ranks)
@@ -178,6 +178,10 @@ def _verdicts_twice(
     return [a[key] for a, _, key in both], [b[key] for _, b, key in both]
 
 
-def _is_right(query: QueryRow, pages: Mapping[tuple[str, int], Sequence[object]]) -> bool:
+def _of(page: Sequence[SystemRow], name: str) -> dict[str, float | None]:
+    return {row.system: getattr(row, name) for row in page}
+
+
+def _is_right(query: QueryRow, pages: Mapping[tuple[str, int], Sequence[SystemRow]]) -> bool:
     rows = pages.get((query.participant, query.query), [])
-    return any(getattr(row, "letter", None) == query.guess and getattr(row, "generated", False) for row in rows)
+    return any(row.letter == query.guess and row.generated for row in rows)

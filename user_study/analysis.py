@@ -1,7 +1,7 @@
 """Everything that is computed of a study, in one place: what the page shows and the JSON holds.
 
-    analysis = analyse(read_answers("export"), resamples=1000, seed=0)
-    write_json("scores.json", as_json(analysis))
+analysis = analyse(read_answers("export"), resamples=1000, seed=0)
+write_json("scores.json", as_json(analysis))
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TESTED = ("rank", "rating", "map")
 
 
 @dataclass(frozen=True)
-class Tests:
+class RankTests:
     """The tests of one measure."""
 
     friedman: Friedman
@@ -52,7 +52,7 @@ class Analysis:
 
     measured: Measured
     estimates: Estimates
-    tests: Mapping[str, Tests]
+    tests: Mapping[str, RankTests]
     worths: Worths
     crossover: Mapping[str, Crossover]  # of ranks and ratings
     filters: Sequence[FilterEffect]
@@ -137,7 +137,7 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
     }
     differences = {
         name: {
-            f"{names[a]} - {names[b]}": dict(zip(("value", "low", "high"), _plain(estimates.difference(name, a, b))))
+            f"{names[a]} - {names[b]}": _bounds(estimates.difference(name, a, b))
             for a in range(len(names))
             for b in range(a + 1, len(names))
         }
@@ -163,10 +163,14 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def _tests(values: Array, more_is_better: bool) -> Tests:
+def _tests(values: Array, more_is_better: bool) -> RankTests:
     whole = friedman(values, more_is_better)
     apart = critical_difference(whole.participants, values.shape[1]) if whole.participants > 1 else math.nan
-    return Tests(whole, apart, nemenyi(values, more_is_better), wilcoxon_holm(values))
+    return RankTests(whole, apart, nemenyi(values, more_is_better), wilcoxon_holm(values))
+
+
+def _bounds(found: tuple[float, float, float]) -> dict[str, float | None]:
+    return dict(zip(("value", "low", "high"), map(_plain, found), strict=True))
 
 
 def _plain(value: Any) -> Any:

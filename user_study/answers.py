@@ -77,9 +77,9 @@ class QueryRow:
     kind: str = column("own: the participant's; calibration: asked of all; repeat: asked again", among=KINDS)
     text: str | None = column("the words of the query; of a calibration query also its name", "none")
     images: int | None = column("photographs that came with it", "not recorded", least=0)
-    filters: dict[str, Any] | None = column("attribute → values it was restricted to, as JSON", "no filter")
-    started: datetime | None = column("when the page was first shown, ISO 8601", "not recorded")
-    submitted: datetime | None = column("when the answers were complete, ISO 8601", "never: left out of the scores")
+    filters: dict[str, Any] | None = column("attribute → values it was restricted to, as JSON", "no filter")  # noqa: RUF009
+    started: datetime | None = column("when the page was first shown, ISO 8601", "not recorded")  # noqa: RUF009
+    submitted: datetime | None = column("when the answers were complete, ISO 8601", "never: does not count")  # noqa: RUF009
     guess: str | None = column(f"letter of the system held to be generated, or {UNSURE}", "not asked")
     repeats: int | None = column("the query that this one repeats", "none", least=0)
 
@@ -104,16 +104,19 @@ class Answers:
     @property
     def participants(self) -> tuple[str, ...]:
         """Who answered or began, in the order of their first row."""
-        return tuple(dict.fromkeys([*(row.participant for row in (*self.queries, *self.systems))]))
+        rows: list[QueryRow | SystemRow] = [*self.queries, *self.systems]
+        return tuple(dict.fromkeys(row.participant for row in rows))
 
     def submitted(self) -> Answers:
         """Without queries that were never submitted."""
         if not self.queries:
             return self
         kept = {(row.participant, row.query) for row in self.queries if row.submitted is not None}
-        tables = ([r for r in rows if (r.participant, r.query) in kept] for rows in (self.pictures, self.systems))
-        pictures, systems = map(tuple, tables)
-        return Answers(pictures, systems, tuple(r for r in self.queries if r.submitted is not None))  # type: ignore[arg-type]
+        return Answers(
+            tuple(row for row in self.pictures if (row.participant, row.query) in kept),
+            tuple(row for row in self.systems if (row.participant, row.query) in kept),
+            tuple(row for row in self.queries if (row.participant, row.query) in kept),
+        )
 
 
 def kind_of(row: type[Row], name: str) -> type:

@@ -1,8 +1,8 @@
 """Cells become values, and rows must not contradict each other; what does not fit is told by file, line and column.
 
-    found = Found()
-    found.systems.extend(rows_of(lines, SystemRow, found.wrong))
-    found.wrong or list(contradictions(found))      # ["answers.csv, line 7, column rating: expected 1 to 10, got '11'"]
+found = Found()
+found.systems.extend(rows_of(lines, SystemRow, found.wrong))
+found.wrong or list(contradictions(found))      # ["answers.csv, line 7, column rating: expected 1 to 10, got '11'"]
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, TypeVar
 
-from user_study.answers import UNSURE, PictureRow, QueryRow, Row, SystemRow, kind_of
+from user_study.answers import UNSURE, PictureRow, QueryRow, SystemRow, kind_of
 
 R = TypeVar("R", PictureRow, SystemRow, QueryRow)
 TRUE, FALSE = ("1", "yes", "true", "True", "TRUE"), ("0", "no", "false", "False", "FALSE")
@@ -69,7 +70,7 @@ def contradictions(found: Found) -> Iterator[str]:
     yield from _twice(found.queries, lambda r: (r.participant, r.query), "this query")
     for name in ("position", "letter"):
         named = [(where, row) for where, row in found.systems if getattr(row, name) is not None]
-        yield from _twice(named, lambda r, n=name: (r.participant, r.query, getattr(r, n)), f"this {name} of a page")
+        yield from _twice(named, attrgetter("participant", "query", name), f"this {name} of a page")
     yield from _systems(found)
     yield from _pictures(found)
     yield from _queries(found)

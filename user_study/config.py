@@ -62,7 +62,9 @@ class Study:
     own_queries: PositiveInt = 1  # that participants make of their own preferences
     least_images: NonNegativeInt = 2  # photographs with an own query, at least
     most_images: NonNegativeInt = 4  # at most
-    filters: tuple[str, ...] = ()  # attributes that participants may filter by, e.g. [gender, baseColour]; for all systems
+    filters: tuple[
+        str, ...
+    ] = ()  # attributes that participants may filter by, e.g. [gender, baseColour]; for all systems
     calibration: tuple[Calibration, ...] = ()  # queries shared by all: do people agree?
     repeat: bool = False  # ask the first own query again at the end: are answers steady?
     ask_generated: bool = False  # ask at last which pictures were generated

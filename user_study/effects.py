@@ -9,8 +9,8 @@ it with and without the term. Ratings and ranks are not normal: read p as a warn
 
 Filters are chosen by the participants, so that who filters may differ in other ways: what is told is an association.
 
-Sources: Williams 1949 (`user_study.design`); Jones & Kenward, Design and analysis of cross-over trials, 2014, chapter 5;
-Mann & Whitney, On a test of whether one of two random variables is stochastically larger than the other, 1947.
+Sources: Williams 1949 (`user_study.design`); Jones & Kenward, Design and analysis of cross-over trials, 2014,
+chapter 5; Mann & Whitney, On a test of whether one of two random variables is stochastically larger than the other, 1947.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ def f_test(values: Array, base: Array, term: Array) -> float:
     return float(f_distribution.sf(statistic, full - rank, len(values) - full))
 
 
-def filter_effects(answers: Answers, measured: Measured, names: Sequence[str] = ("map", "rating")) -> list[FilterEffect]:
+def filter_effects(
+    answers: Answers, measured: Measured, names: Sequence[str] = ("map", "rating")
+) -> list[FilterEffect]:
     """For any filter at all, then for each: do participants who used it on a query of their own score otherwise?"""
     used: dict[str, set[str]] = {}
     for query in answers.submitted().queries:

@@ -55,7 +55,7 @@ class Power:
 def simulate_ranks(worths: Sequence[float], participants: int, studies: int, rng: np.random.Generator) -> Array:
     """(studies, participants, S) ranks by Plackett-Luce, 1 the best."""
     utility = np.log(np.asarray(worths, np.float64)) + rng.gumbel(size=(studies, participants, len(worths)))
-    return (-utility).argsort(-1).argsort(-1) + 1.0
+    return ((-utility).argsort(-1).argsort(-1) + 1).astype(np.float64)
 
 
 def power(
@@ -83,8 +83,9 @@ def power(
         found += detections(studies, worths, alpha).sum(0)
         ranks += studies.mean(1).sum(0)
         done(len(studies))
-    shares = (found / trials).tolist()
-    return Power(participants, critical_difference(participants, len(worths), alpha), *shares, ranks / trials)
+    whole, nemenyi, pairs = (found / trials).tolist()
+    apart = critical_difference(participants, len(worths), alpha)
+    return Power(participants, apart, whole, nemenyi, pairs, ranks / trials)
 
 
 def detections(studies: Array, worths: Sequence[float], alpha: float) -> NDArray[np.bool_]:

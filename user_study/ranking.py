@@ -26,16 +26,17 @@ from user_study.answers import SystemRow
 from user_study.scoring import pages_of
 
 Array = NDArray[np.float64]
-Choice = tuple[int, list[int]]  # the one preferred, and those it was preferred to
+Choice = tuple[int, tuple[int, ...]]  # the one preferred, and those it was preferred to
 ALPHA = 0.01
 
 
 def choices(rows: Iterable[SystemRow], systems: Sequence[str]) -> dict[str, list[Choice]]:
     """Participant → choices, from the ranks of all their pages."""
-    number, found = {name: i for i, name in enumerate(systems)}, {}
+    number = {name: i for i, name in enumerate(systems)}
+    found: dict[str, list[Choice]] = {}
     for (participant, _), page in pages_of(rows).items():
         ranked = [(row.rank, number[row.system]) for row in page if row.rank is not None]
-        after = [(one, [other for below, other in ranked if below > rank]) for rank, one in ranked]
+        after = [(one, tuple(other for below, other in ranked if below > rank)) for rank, one in ranked]
         found.setdefault(participant, []).extend([(one, others) for one, others in after if others])
     return found
 

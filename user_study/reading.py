@@ -52,8 +52,11 @@ def read_answers(path: str | Path) -> Answers:
         raise UserError("\n".join([*wrong[:MOST_TOLD], *more]))
     if not found.systems:
         raise UserError(f"no answers in {path}")
-    tables = (tuple(row for _, row in rows) for rows in (found.pictures, found.systems, found.queries))
-    return Answers(*tables)
+    return Answers(
+        tuple(row for _, row in found.pictures),
+        tuple(row for _, row in found.systems),
+        tuple(row for _, row in found.queries),
+    )
 
 
 def _from_export(folder: Path) -> Found:
@@ -66,7 +69,8 @@ def _from_export(folder: Path) -> Found:
             raise UserError(f"expected one form of {name} in {folder}, got {', '.join(f.name for f in files)}")
         columns = [field.name for field in dataclasses.fields(row)]
         lines = [line for file in files for line in _lines(file, columns, columns)]
-        getattr(found, name).extend(rows_of(lines, row, found.wrong))
+        rows: Any = rows_of(lines, row, found.wrong)  # type: ignore[type-var]
+        getattr(found, name).extend(rows)
     return found
 
 
@@ -105,7 +109,7 @@ def _lines(file: Path, needed: Sequence[str], known: Sequence[str], verdicts: bo
         if name not in known and not (verdicts and _is_verdict(name)):
             raise UserError(f"{file}: unknown column {name!r}; {nearest(name, [*known, *['relevant_1'] * verdicts])}")
     places = sorted(int(name.rpartition("_")[2]) for name in names if _is_verdict(name))
-    if verdicts and places != list(range(1, len(places) + 1)) or (verdicts and not places):
+    if (verdicts and places != list(range(1, len(places) + 1))) or (verdicts and not places):
         raise UserError(f"{file}: expected columns relevant_1, relevant_2, … without gaps, got {places or 'none'}")
     return lines
 

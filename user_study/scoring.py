@@ -122,7 +122,7 @@ def estimate(measured: Measured, resamples: int = 1000, seed: int = 0) -> Estima
     people, m, s = values.shape
     known = ~np.isnan(values)
     flat, ones = np.where(known, values, 0).reshape(people, m * s), known.reshape(people, m * s)
-    samples = ratio_samples(flat, ones, np.arange(people), resamples, seed)
+    samples = ratio_samples(flat, ones, range(people), resamples, seed)
     lows, highs = interval(samples)
     means = known_mean(np.moveaxis(values, 0, -1))
     spread = np.where(known, (values - means) ** 2, 0).sum(0)
@@ -173,7 +173,7 @@ def _of_lists(lists: Mapping[Key, list[bool]], k: int) -> dict[str, dict[Key, fl
 
 
 def _ranks(rows: Iterable[SystemRow], systems: int) -> dict[Key, float]:
-    found = {}
+    found: dict[Key, float] = {}
     for page in pages_of(rows).values():
         ranks = [row.rank for row in page if row.rank is not None]
         if len(ranks) == systems:
