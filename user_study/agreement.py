@@ -27,6 +27,7 @@ from user_study.scoring import pages_of
 from user_study.statistics import friedman
 
 Array = NDArray[np.float64]
+Page = tuple[str, int]  # participant, query
 NAN = float("nan")
 
 
@@ -126,14 +127,14 @@ def fleiss(verdicts: Array) -> float:
     return float(fleiss_kappa(np.column_stack([len(verdicts) - liked, liked])))
 
 
-def _calibration(told: Answers, text: str, keys: set[tuple[str, int]]) -> Calibration:
+def _calibration(told: Answers, text: str, keys: set[Page]) -> Calibration:
     names = told.names
     ranks = []
     for page in pages_of(row for row in told.systems if (row.participant, row.query) in keys).values():
         of = {row.system: row.rank for row in page}
         ranks.append([NAN if (rank := of.get(name)) is None else rank for name in names])
     test = friedman(np.array(ranks, np.float64).reshape(-1, len(names)), more_is_better=False)
-    verdicts: dict[tuple[str, int], dict[tuple[str, int], bool | None]] = defaultdict(dict)
+    verdicts: dict[Page, dict[tuple[str, int], bool | None]] = defaultdict(dict)
     for row in told.pictures:
         if (row.participant, row.query) in keys:
             verdicts[row.participant, row.query][row.system, row.place] = row.relevant
@@ -144,33 +145,37 @@ def _calibration(told: Answers, text: str, keys: set[tuple[str, int]]) -> Calibr
     return Calibration(text, test.participants, test.w, test.p, mean_ranks, len(whole), kappa)
 
 
-def _repeats(told: Answers, pairs: Sequence[tuple[tuple[str, int], tuple[str, int]]]) -> Repeats:
+def _repeats(told: Answers, pairs: Sequence[tuple[Page, Page]]) -> Repeats:
     from sklearn.metrics import cohen_kappa_score
 
     pages = pages_of(told.systems)
     correlations, firsts, differences = [], [], []
     for one, two in pairs:
-        ranks, ratings = ([_of(pages[key], name) for key in (one, two)] for name in ("rank", "rating"))
-        both = [name for name in ranks[0] if None not in (ranks[0][name], ranks[1].get(name))]
-        if len(both) > 1:
-            a, b = ([of[name] for name in both] for of in ranks)
-            correlations.append(float(spearmanr(a, b).statistic) if len(set(a)) > 1 < len(set(b)) else NAN)
-            firsts.append(float(both[int(np.argmin(a))] == both[int(np.argmin(b))]))
-        rated = [name for name in ratings[0] if None not in (ratings[0][name], ratings[1].get(name))]
-        differences += [np.mean([abs(ratings[0][name] - ratings[1][name]) for name in rated])] if rated else []
+        before, after = _both(pages[one], pages[two], "rank")
+        if len(before) > 1:
+            told_apart = len(set(before)) > 1 < len(set(after))
+            correlations.append(float(spearmanr(before, after).statistic) if told_apart else NAN)
+            firsts.append(float(before.index(min(before)) == after.index(min(after))))
+        before, after = _both(pages[one], pages[two], "rating")
+        differences += [float(np.abs(np.subtract(before, after)).mean())] if before else []
     first, second = _verdicts_twice(told, pairs)
-    told_apart = len(set(first) | set(second)) > 1
-    kappa = float(cohen_kappa_score(first, second)) if told_apart else NAN
+    kappa = float(cohen_kappa_score(first, second)) if len(set(first) | set(second)) > 1 else NAN
     same = float(np.mean(np.equal(first, second))) if first else NAN
     means = [float(known_mean(np.array(values))) for values in (correlations, firsts, differences)]
     return Repeats(len(pairs), means[0], means[1], means[2], len(first), same, kappa)
 
 
-def _verdicts_twice(
-    told: Answers, pairs: Sequence[tuple[tuple[str, int], tuple[str, int]]]
-) -> tuple[list[bool], list[bool]]:
+def _both(first: Sequence[SystemRow], second: Sequence[SystemRow], name: str) -> tuple[list[float], list[float]]:
+    """The values of the systems that have one on both pages, in the same order."""
+    again = {row.system: getattr(row, name) for row in second}
+    known = [(getattr(row, name), again.get(row.system)) for row in first]
+    kept = [(float(a), float(b)) for a, b in known if a is not None and b is not None]
+    return [a for a, _ in kept], [b for _, b in kept]
+
+
+def _verdicts_twice(told: Answers, pairs: Sequence[tuple[Page, Page]]) -> tuple[list[bool], list[bool]]:
     """Verdicts on pictures that were judged both times; a picture is its item where that was recorded."""
-    verdicts: dict[tuple[str, int], dict[tuple[str, str | int], bool]] = defaultdict(dict)
+    verdicts: dict[Page, dict[tuple[str, str | int], bool]] = defaultdict(dict)
     for row in told.pictures:
         if row.relevant is not None:
             verdicts[row.participant, row.query][row.system, row.item or row.place] = row.relevant
@@ -178,10 +183,6 @@ def _verdicts_twice(
     return [a[key] for a, _, key in both], [b[key] for _, b, key in both]
 
 
-def _of(page: Sequence[SystemRow], name: str) -> dict[str, float | None]:
-    return {row.system: getattr(row, name) for row in page}
-
-
-def _is_right(query: QueryRow, pages: Mapping[tuple[str, int], Sequence[SystemRow]]) -> bool:
+def _is_right(query: QueryRow, pages: Mapping[Page, Sequence[SystemRow]]) -> bool:
     rows = pages.get((query.participant, query.query), [])
     return any(row.letter == query.guess and row.generated for row in rows)

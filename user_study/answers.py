@@ -174,7 +174,7 @@ def write_answers(answers: Answers, folder: str | Path, form: str = "csv") -> li
 
 def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+    writer = csv.writer(stream, lineterminator="\r\n")  # RFC 4180; so that cells with either sign are quoted
     writer.writerow(columns)
     for row in rows:
         values = [row[name] for name in columns]

@@ -9,8 +9,8 @@ it with and without the term. Ratings and ranks are not normal: read p as a warn
 
 Filters are chosen by the participants, so that who filters may differ in other ways: what is told is an association.
 
-Sources: Williams 1949 (`user_study.design`); Jones & Kenward, Design and analysis of cross-over trials, 2014,
-chapter 5; Mann & Whitney, On a test of whether one of two random variables is stochastically larger than the other, 1947.
+Sources: Williams 1949 (`user_study.design`); Jones & Kenward, Design and analysis of cross-over trials, 2014, chapter
+5; Mann & Whitney, On a test of whether one of two random variables is stochastically larger than the other, 1947.
 """
 
 from __future__ import annotations

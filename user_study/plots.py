@@ -138,7 +138,6 @@ def intervals_figure(analysis: Analysis) -> Figure:
     """Means and intervals of the three measures of the paper's table."""
     names, estimates = analysis.measured.systems, analysis.estimates
     figure, panels = _axes(9.6, 1.1 + 0.42 * len(names), len(PAPER), beside=True)
-    figure.get_layout_engine().set(wspace=0.07)
     for axes, name in zip(panels, PAPER, strict=True):
         m = estimates.names.index(name)
         for row in range(len(names)):
@@ -185,8 +184,9 @@ def _shares(values: Any, most: int) -> list[float]:
 def _axes(width: float, height: float, number: int = 1, beside: bool = False) -> tuple[Figure, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(wspace=0.07))
     FigureCanvasAgg(figure)
     if number == 1:
         return figure, figure.subplots()

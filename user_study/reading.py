@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import re
 from collections import Counter
@@ -116,14 +117,14 @@ def _lines(file: Path, needed: Sequence[str], known: Sequence[str], verdicts: bo
 
 def _csv_lines(file: Path) -> tuple[list[str], Iterator[Line]]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = file.read_bytes().decode("utf-8-sig")  # as it is: line ends inside of cells are the participant's
     except UnicodeDecodeError as error:
         line = file.read_bytes()[: error.start].count(b"\n") + 1
         raise UserError(f"{file}, line {line}: not UTF-8; save the table as UTF-8") from None
     except OSError as error:
         raise UserError(f"expected answers, cannot read {file}: {error.strerror}") from None
     first = text.partition("\n")[0]
-    table = csv.reader(text.splitlines(keepends=True), delimiter=";" if first.count(";") > first.count(",") else ",")
+    table = csv.reader(io.StringIO(text, newline=""), delimiter=";" if first.count(";") > first.count(",") else ",")
     names = [name.strip() for name in next(table, [])]
 
     def lines() -> Iterator[Line]:
