@@ -67,7 +67,7 @@ def score(
         except ValueError as error:
             raise UserError(str(error)) from None
         write_report(analysis, out, overwrite, stage=status.update)
-    Console().print(rich_table(interval_table(analysis, brief=True)), crop=False)
+    Console().print(rich_table(interval_table(analysis)), crop=False)
     for sentence in sentences(analysis):
         print(sentence)
     print(f"written: {out / 'report.html'}, scores.json, table2.tex, scores.csv, comments.csv, figures/")

@@ -80,9 +80,9 @@ def critical_difference_figure(analysis: Analysis) -> Figure:
 def _ruler(axes: Any, length: float, ink: str) -> None:
     """The critical difference as a ruler above the axis."""
     place = axes.get_xaxis_transform()
-    for x, y in (([1, 1 + length], [1.36, 1.36]), ([1, 1], [1.32, 1.4]), ([1 + length, 1 + length], [1.32, 1.4])):
+    for x, y in (([1, 1 + length], [1.3, 1.3]), ([1, 1], [1.26, 1.34]), ([1 + length, 1 + length], [1.26, 1.34])):
         axes.plot(x, y, color=ink, linewidth=1.2, transform=place, clip_on=False)
-    axes.text(1 + length, 1.36, f"  critical difference {length:.2f}", va="center", size=9, transform=place)
+    axes.text(1 + length, 1.3, f"  critical difference {length:.2f}", va="center", size=9, transform=place)
 
 
 def ratings_figure(analysis: Analysis) -> Figure:
@@ -186,7 +186,7 @@ def _axes(width: float, height: float, number: int = 1, beside: bool = False) ->
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(wspace=0.07))
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.1, wspace=0.07))
     FigureCanvasAgg(figure)
     if number == 1:
         return figure, figure.subplots()

@@ -19,25 +19,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from eval.html import figure_uris, render
-from eval.report import Table, csv_text, latex
+from eval.report import csv_text, latex
 from fclip.files import new_folder, write_json, write_text
 from user_study.analysis import Analysis, as_json
 from user_study.plots import figures
-from user_study.tables import (
-    calibration_table,
-    count_table,
-    difference_table,
-    filter_table,
-    friedman_table,
-    interval_table,
-    named,
-    other_table,
-    pair_table,
-    paper_table,
-    position_table,
-    results_tables,
-    trust_table,
-)
+from user_study.tables import interval_table, named, paper_table, results_tables
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -63,28 +49,20 @@ def write_report(
         write_text(folder / "report.html", page(analysis, pictures))
         write_json(folder / "scores.json", as_json(analysis))
         write_text(folder / "table2.tex", "\n".join(map(latex, (paper_table(analysis), interval_table(analysis)))))
-        write_text(folder / "scores.csv", csv_text(results_tables(analysis)))
+        write_text(
+            folder / "scores.csv", csv_text([table for part in results_tables(analysis).values() for table in part])
+        )
         write_text(folder / "comments.csv", comments_text(analysis))
 
 
 def page(analysis: Analysis, pictures: Sequence[tuple[str, str, object]]) -> str:
     """The page."""
-    parts: list[tuple[str, str, list[Table | None]]] = [
-        ("results", "Results", [paper_table(analysis), interval_table(analysis), difference_table(analysis)]),
-        ("tests", "Tests", [friedman_table(analysis), pair_table(analysis)]),
-        ("effects", "What else moved the answers", [position_table(analysis), filter_table(analysis)]),
-        ("trust", "Can the answers be trusted?", [calibration_table(analysis), trust_table(analysis)]),
-        ("counts", "Counts and other measures", [count_table(analysis), other_table(analysis)]),
-    ]
-    known: list[tuple[str, str, list[Table]]] = [
-        (name, title, [table for table in tables if table is not None and table.rows]) for name, title, tables in parts
-    ]
     comments = {
         system: [row for row in analysis.comments if row.system == system] for system in analysis.measured.systems
     }
     values = {
         "sentences": sentences(analysis),
-        "parts": [part for part in known if part[2]],
+        "parts": results_tables(analysis),
         "pictures": pictures,
         "comments": comments,
         "written": len(analysis.comments),

@@ -1,6 +1,6 @@
 """The results as tables: the paper's Table 2, the same with intervals, differences, tests, effects, agreement.
 
-    tables = results_tables(analysis)          # `eval.report.Table`: Markdown, LaTeX, CSV, page
+    parts = results_tables(analysis)           # of `eval.report.Table`: Markdown, LaTeX, CSV, page
 
 Bold is who is better than every other system by more than the interval of the difference; without one nothing is bold.
 """
@@ -8,7 +8,7 @@ Bold is who is better than every other system by more than the interval of the d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
@@ -39,19 +39,28 @@ def paper_table(analysis: Analysis) -> Table:
     return table
 
 
-def interval_table(analysis: Analysis, brief: bool = False) -> Table:
-    """The same with 95 % intervals; unless brief also the variances over participants and the Plackett-Luce worths."""
-    k, estimates, worths = analysis.measured.k, analysis.estimates, analysis.worths
-    spread = [f"Var. {named(name, k).removeprefix('Avg. ')}" for name in PAPER]
-    headers = ["Model", *[named(name, k) for name in PAPER], *[*spread, "Worth", "Participants"] * (not brief)]
-    table = Table(f"Means with 95 % intervals{'' if brief else ', variances over participants, worths'}", headers)
+def interval_table(analysis: Analysis) -> Table:
+    """The same with 95 % intervals over participants, and how many of them are behind it."""
+    estimates, names = analysis.estimates, [named(name, analysis.measured.k) for name in PAPER]
+    rows = [estimates.names.index(name) for name in PAPER]
+    table = Table("Means with 95 % intervals", ["Model", *names, "Participants"])
+    for s, system in enumerate(analysis.measured.systems):
+        people = sorted({int(number) for number in estimates.known[rows, s]})
+        told = f"{people[0]}" if len(people) == 1 else f"{people[0]}–{people[-1]}"
+        table.rows.append([Cell(system), *[_mean(analysis, name, s) for name in PAPER], Cell(told)])
+    return table
+
+
+def spread_table(analysis: Analysis) -> Table:
+    """The variance over participants, which tells who polarises, and the Plackett-Luce worths."""
+    estimates, worths = analysis.estimates, analysis.worths
+    headers = [f"Var. {named(name, analysis.measured.k).removeprefix('Avg. ')}" for name in PAPER]
+    table = Table("Variances over participants, and worths", ["Model", *headers, "Worth"])
     for s, system in enumerate(analysis.measured.systems):
         rows = {name: estimates.names.index(name) for name in PAPER}
         variances = [number(float(estimates.variances[m, s]), DECIMALS[name]) for name, m in rows.items()]
         worth = number(float(worths.values[s]), 2, float(worths.lows[s]), float(worths.highs[s]))
-        people = Cell(str(int(estimates.known[list(rows.values()), s].max())))
-        more = [] if brief else [*variances, worth, people]
-        table.rows.append([Cell(system), *[_mean(analysis, name, s) for name in PAPER], *more])
+        table.rows.append([Cell(system), *variances, worth])
     return table
 
 
@@ -92,7 +101,8 @@ def friedman_table(analysis: Analysis) -> Table:
 def pair_table(analysis: Analysis) -> Table:
     """p-values of every pair; bold below 0.05."""
     systems = analysis.measured.systems
-    headers = [f"{named(name, analysis.measured.k)}, {test}" for name in TESTED for test in ("Nemenyi", "Wilcoxon")]
+    names = [named(name, analysis.measured.k).removeprefix("Avg. ") for name in TESTED]
+    headers = [f"{name}: {test}" for name in names for test in ("Nemenyi", "Wilcoxon")]
     table = Table("Which systems differ? p-values, corrected for the number of pairs", ["Pair", *headers])
     for a, b in combinations(range(len(systems)), 2):
         values = [m[a, b] for name in TESTED for m in (analysis.tests[name].nemenyi, analysis.tests[name].wilcoxon)]
@@ -105,7 +115,7 @@ def position_table(analysis: Analysis) -> Table | None:
     places = sorted({place for found in analysis.crossover.values() for place in found.by_position})
     if not places:
         return None
-    headers = ["", *[f"position {place}" for place in places], "p", "p of the left neighbour"]
+    headers = ["Value", *[f"position {place}" for place in places], "p", "p of the left neighbour"]
     table = Table("Does the place on the page matter?", headers)
     for name, found in analysis.crossover.items():
         shifts = [number(found.by_position.get(place, math.nan), 2, plus=True) for place in places]
@@ -117,15 +127,14 @@ def filter_table(analysis: Analysis) -> Table | None:
     """Participants with and without filters; None when nobody used one."""
     if not analysis.filters:
         return None
-    k = analysis.measured.k
-    names = list(analysis.filters[0].means)
-    headers = [f"{named(name, k)}, {what}" for name in names for what in ("with", "without", "p")]
-    table = Table("Participants who used filters, and those who did not", ["Filter", "with", "without", *headers])
+    headers = ["Filter", "Measure", "With", "Without", "p"]
+    table = Table("Participants who used filters, and those who did not", headers)
     for effect in analysis.filters:
-        cells = []
-        for name in names:
-            cells += [*[number(value, DECIMALS[name]) for value in effect.means[name]], _p(effect.p[name])]
-        table.rows.append([Cell(effect.name), Cell(str(effect.used)), Cell(str(effect.unused)), *cells])
+        for name, (used, unused) in effect.means.items():
+            told = ((used, effect.used), (unused, effect.unused))
+            cells = [Cell(f"{number(value, DECIMALS[name]).text} ({people})") for value, people in told]
+            measure = Cell(named(name, analysis.measured.k))
+            table.rows.append([Cell(effect.name), measure, *cells, _p(effect.p[name])])
     return table
 
 
@@ -141,37 +150,52 @@ def calibration_table(analysis: Analysis) -> Table | None:
     return table
 
 
-def trust_table(analysis: Analysis) -> Table:
-    """Repeated query, guesses and times, as far as they were asked."""
-    table = Table("Steadiness, blinding and haste", ["", "value"])
-    rows: list[tuple[str, Cell]] = []
-    if (again := analysis.repeats) is not None:
-        rows += [
-            ("participants who were asked a query twice", Cell(str(again.people))),
-            ("correlation of their ranks (Spearman)", number(again.rank_correlation, 2)),
-            ("share whose best system stayed the best", number(again.same_first, 2)),
-            ("absolute difference of their ratings", number(again.rating_difference, 2)),
-            (f"share of {again.verdicts} pictures with the same verdict", number(again.same_verdict, 2)),
-            ("Cohen's κ of the verdicts", number(again.kappa, 2)),
-        ]
-    if (told := analysis.guesses) is not None:
-        rows += [
-            ("who was asked which system was generated", Cell(str(told.asked))),
-            ("unsure", Cell(str(told.unsure))),
-            ("of the others: right", Cell(f"{told.right} of {told.guessed}")),
-            ("share, 95 % interval", number(told.share, 2, told.low, told.high)),
-            ("chance", number(told.chance, 2)),
-            ("p against chance (binomial)", _p(told.p)),
-        ]
-    if (took := analysis.minutes) is not None:
-        low, middle, high = took.quartiles
-        rows += [
-            ("minutes for a query: median (quartiles)", Cell(f"{middle:.1f} ({low:.1f}–{high:.1f})")),
-            ("fastest and slowest, minutes", Cell(f"{took.fastest:.1f}, {took.slowest:.1f}")),
-            ("faster than a third of the median", Cell(str(took.hurried))),
-        ]
-    table.rows.extend([Cell(name), cell] for name, cell in rows)
-    return table
+def repeat_table(analysis: Analysis) -> Table | None:
+    """How steady answers are; None when no query was repeated."""
+    again = analysis.repeats
+    if again is None:
+        return None
+    rows = {
+        "participants": Cell(str(again.people)),
+        "correlation of their ranks (Spearman)": number(again.rank_correlation, 2),
+        "share whose best system stayed the best": number(again.same_first, 2),
+        "absolute difference of their ratings": number(again.rating_difference, 2),
+        "pictures judged twice": Cell(str(again.verdicts)),
+        "share with the same verdict": number(again.same_verdict, 2),
+        "Cohen's κ of the verdicts": number(again.kappa, 2),
+    }
+    return _listed("Do people agree with themselves? The repeated query", rows)
+
+
+def guess_table(analysis: Analysis) -> Table | None:
+    """Whether the blinding was kept; None when nobody was asked."""
+    told = analysis.guesses
+    if told is None:
+        return None
+    rows = {
+        "participants who answered": Cell(str(told.asked)),
+        "unsure": Cell(str(told.unsure)),
+        "of the others right": Cell(f"{told.right} of {told.guessed}"),
+        "share, 95 % interval": number(told.share, 2, told.low, told.high),
+        "chance": number(told.chance, 2),
+        "p against chance (binomial)": _p(told.p),
+    }
+    return _listed("Could they tell which was generated?", rows)
+
+
+def time_table(analysis: Analysis) -> Table | None:
+    """How long a query took; None when times are not known."""
+    took = analysis.minutes
+    if took is None:
+        return None
+    low, middle, high = took.quartiles
+    rows = {
+        "queries": Cell(str(took.queries)),
+        "minutes: median (quartiles)": Cell(f"{middle:.1f} ({low:.1f}–{high:.1f})"),
+        "fastest, slowest": Cell(f"{took.fastest:.1f}, {took.slowest:.1f}"),
+        "faster than a third of the median": Cell(str(took.hurried)),
+    }
+    return _listed("How long did a query take?", rows)
 
 
 def count_table(analysis: Analysis) -> Table:
@@ -189,7 +213,7 @@ def count_table(analysis: Analysis) -> Table:
         "unrated": "missing ratings; left out",
     }
     counts = analysis.measured.counts
-    table = Table("What was counted", ["", "number"])
+    table = Table("What was counted", ["What", "Number"])
     known = [(says, counts[name]) for name, says in told.items() if counts[name] or name == "participants"]
     table.rows.extend([Cell(says), Cell(str(count))] for says, count in known)
     for system, failures in zip(analysis.measured.systems, analysis.measured.failures, strict=True):
@@ -198,22 +222,18 @@ def count_table(analysis: Analysis) -> Table:
     return table
 
 
-def results_tables(analysis: Analysis) -> list[Table]:
-    """All that have something to say, in the order of the page."""
-    found: Sequence[Table | None] = [
-        paper_table(analysis),
-        interval_table(analysis),
-        difference_table(analysis),
-        other_table(analysis),
-        friedman_table(analysis),
-        pair_table(analysis),
-        position_table(analysis),
-        filter_table(analysis),
-        calibration_table(analysis),
-        trust_table(analysis),
-        count_table(analysis),
-    ]
-    return [table for table in found if table is not None and table.rows]
+def results_tables(analysis: Analysis) -> dict[str, list[Table]]:
+    """Part of the page → its tables, those that have something to say."""
+    parts = {
+        "Results": (paper_table, interval_table, difference_table, spread_table),
+        "Tests": (friedman_table, pair_table),
+        "What else moved the answers": (position_table, filter_table, time_table),
+        "Can the answers be trusted?": (calibration_table, repeat_table, guess_table),
+        "Counts and other measures": (count_table, other_table),
+    }
+    made = {title: [make(analysis) for make in makers] for title, makers in parts.items()}
+    known = {title: [table for table in tables if table is not None] for title, tables in made.items()}
+    return {title: tables for title, tables in known.items() if tables}
 
 
 def number(
@@ -230,6 +250,10 @@ def number(
         text += f" [{low:{sign}.{decimals}f}{between}{high:{sign}.{decimals}f}]"
         about |= {"low": low, "high": high}
     return Cell(text, bold, about)
+
+
+def _listed(title: str, rows: Mapping[str, Cell]) -> Table:
+    return Table(title, ["What", "Value"], [[Cell(name), cell] for name, cell in rows.items()])
 
 
 def _mean(analysis: Analysis, name: str, system: int, bounds: bool = True) -> Cell:
