@@ -127,14 +127,14 @@ def filter_table(analysis: Analysis) -> Table | None:
     """Participants with and without filters; None when nobody used one."""
     if not analysis.filters:
         return None
-    headers = ["Filter", "Measure", "With", "Without", "p"]
+    headers = ["Filter", "With", "Without", "p"]
     table = Table("Participants who used filters, and those who did not", headers)
     for effect in analysis.filters:
         for name, (used, unused) in effect.means.items():
             told = ((used, effect.used), (unused, effect.unused))
             cells = [Cell(f"{number(value, DECIMALS[name]).text} ({people})") for value, people in told]
-            measure = Cell(named(name, analysis.measured.k))
-            table.rows.append([Cell(effect.name), measure, *cells, _p(effect.p[name])])
+            measure = named(name, analysis.measured.k)
+            table.rows.append([Cell(f"{effect.name}: {measure}"), *cells, _p(effect.p[name])])
     return table
 
 
