@@ -186,7 +186,7 @@ def test_intervals_are_those_of_a_plain_loop_over_participants():
 
 def test_systems_are_drawn_jointly_so_that_who_is_always_a_little_better_is_surely_the_best():
     base = np.random.default_rng(0).normal(size=(30, 1)) * 5
-    values = {name: base + [0, 1, 0.1] * (1 if better else -1) for name, better in MEASURES.items()}
+    values = {name: base + np.array([0, 1, 0.1]) * (1 if better else -1) for name, better in MEASURES.items()}
     measured = Measured(tuple(map(str, range(30))), ("a", "b", "c"), 4, values, {}, (0, 0, 0))
     found = estimate(measured)
     assert [found.best(name) for name in MEASURES] == [1] * 5

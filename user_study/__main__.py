@@ -59,8 +59,8 @@ def score(
 
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists already; choose another folder with --out or allow it with --overwrite")
+    wanted, order = _kinds(kinds), _names(systems) if systems else None
     found = read_answers(answers)
-    wanted, order = _names(kinds), _names(systems) if systems else None
     with Console(stderr=True).status("scores") as status:
         try:
             analysis = analyse(found, k, wanted, order, bootstrap, seed, stage=status.update)
@@ -98,6 +98,15 @@ def power(
 
     settings = plan(systems, worths, participants, trials, alpha, seed)
     show(settings, figure, json, progress=sys.stderr.isatty())
+
+
+def _kinds(text: str) -> list[str]:
+    from fclip.errors import UserError
+
+    kinds = _names(text)
+    if not kinds or not {"own", "calibration"}.issuperset(kinds):
+        raise UserError(f"expected kinds among own, calibration, got {text!r}")
+    return kinds
 
 
 def _names(text: str) -> list[str]:
