@@ -48,7 +48,7 @@ def test_what_is_not_said_is_as_in_the_paper_and_paths_are_beside_the_file(tmp_p
         (STUDY + "pictrues: 3\n", "did you mean 'pictures'?"),
         (STUDY + "pictures: 0\n", "pictures: input should be greater than 0, got 0"),
         (STUDY + "least_images: 5\n", "least_images 5 is more than most_images 4"),
-        (STUDY.replace("generated: true", "generated: false"), "ask_generated needs a system"),
+        (STUDY.replace("generated: true}", "generated: false}"), "ask_generated needs a system"),
         (STUDY.replace("name: diffusion", "name: baseline"), "systems of different names"),
         (STUDY.replace("name: dress-up\n", ""), "name is missing"),
         ("- a\n", "should hold keys and values"),

@@ -82,7 +82,10 @@ def test_the_command_tells_draws_and_writes(tmp_path, capsys):
     [
         (["--worths", "2,1"], "expected 4 worths, one for each system (--systems), got 2"),
         (["--worths", "2,1,0,1"], "expected numbers of more than 0 in --worths"),
-        (["--participants", "20,x"], "expected numbers of 2 or more in --participants, with commas between, got '20,x'"),
+        (
+            ["--participants", "20,x"],
+            "expected numbers of 2 or more in --participants, with commas between, got '20,x'",
+        ),
         (["--participants", "20.5"], "whole numbers"),
         (["--participants", "4", "--trials", "10", "--figure", "curve.nothing"], "cannot draw a 'nothing' picture"),
     ],

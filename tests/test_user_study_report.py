@@ -35,7 +35,11 @@ def report(tmp_path_factory) -> Path:
 
 def test_everything_is_there(report):
     names = {str(file.relative_to(report)) for file in report.rglob("*") if file.is_file()}
-    figures = {f"figures/{name}.{form}" for name in ("critical-difference", "intervals", "ranks", "ratings") for form in ("png", "pdf")}
+    figures = {
+        f"figures/{name}.{form}"
+        for name in ("critical-difference", "intervals", "ranks", "ratings")
+        for form in ("png", "pdf")
+    }
     assert names == {"report.html", "scores.json", "table2.tex", "scores.csv", "comments.csv", *figures}
 
 
@@ -52,7 +56,16 @@ def test_the_page_needs_nothing_but_itself_and_escapes_what_people_write(report)
     assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
     assert not re.search(r"@import|url\(|<script", page)
     assert "x &lt; y &amp; &#39;z&#39;" in page
-    for words in ("Friedman", "Kendall", "Wilcoxon", "position 1", "gender", "a red dress", "Could they tell", "median"):
+    for words in (
+        "Friedman",
+        "Kendall",
+        "Wilcoxon",
+        "position 1",
+        "gender",
+        "a red dress",
+        "Could they tell",
+        "median",
+    ):
         assert words in page
 
 
@@ -74,7 +87,11 @@ def test_json_csv_and_comments_agree_with_the_answers(report):
     assert scores == json.loads(json.dumps(as_json(analysis)))
     with (report / "scores.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    one = next(row for row in rows if (row["row"], row["column"], row["table"]) == ("stn", "Avg. Rank", "Means with 95 % intervals"))
+    one = next(
+        row
+        for row in rows
+        if (row["row"], row["column"], row["table"]) == ("stn", "Avg. Rank", "Means with 95 % intervals")
+    )
     assert float(one["value"]) == scores["measures"]["rank"]["stn"]["value"]
     assert float(one["low"]) == scores["measures"]["rank"]["stn"]["low"]
     with (report / "comments.csv").open(newline="") as stream:
@@ -94,7 +111,9 @@ def test_known_preferences_are_recovered():
 
 def test_a_small_table_made_by_hand_is_enough(tmp_path, capsys):
     file = tmp_path / "hand.csv"
-    file.write_text(by_hand(np.array([[1, 2], [1, 2]]), np.array([[9, 1], [8, 2]]), np.ones((2, 2, 3), int), ("a&b", "c")))
+    file.write_text(
+        by_hand(np.array([[1, 2]] * 2), np.array([[9, 1], [8, 2]]), np.ones((2, 2, 3)), ("a&b", "c"))
+    )
     assert run("score", file, "--out", tmp_path / "out", "--bootstrap", "0", "--systems", "c, a&b") == 0
     said = capsys.readouterr().out
     assert "MAP@3: no system is better than every other" in said

@@ -115,10 +115,10 @@ def test_too_few_or_too_alike_is_unknown_and_not_a_finding():
     assert (wilcoxon_holm(np.full((5, 3), 4.0)) == 1).all()
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 999), st.permutations(range(4)), st.permutations(range(12)))
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 999), st.permutations(range(4)), st.permutations(range(15)))
 def test_names_and_order_change_nothing(seed, systems, people):
-    values = ratings(seed, people=12)
+    values = ratings(seed, people=15)
     moved = values[people][:, systems]
     assert friedman(moved, True).p == pytest.approx(friedman(values, True).p)
     np.testing.assert_allclose(nemenyi(moved, True), nemenyi(values, True)[systems][:, systems], atol=1e-9)

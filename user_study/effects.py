@@ -94,7 +94,9 @@ def crossover(judged: Sequence[Judgement]) -> Crossover:
     values = np.array([one.value for one in judged])
     systems = sorted({one.system for one in judged})
     base = np.hstack([_dummies([one.page for one in judged]), _dummies([one.system for one in judged])])
-    position, before = _dummies([one.position for one in judged]), _dummies([one.before for one in judged], systems)
+    position, left = _dummies([one.position for one in judged]), _dummies([one.before for one in judged], systems)
+    # Contrasts between neighbours: that the first position has none at all is an effect of position, not of them.
+    before = left[:, :-1] - left[:, -1:]
     usual = {name: np.mean([one.value for one in judged if one.system == name]) for name in systems}
     above = values - np.array([usual[one.system] for one in judged])
     places = sorted({one.position for one in judged})
