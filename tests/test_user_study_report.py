@@ -111,9 +111,7 @@ def test_known_preferences_are_recovered():
 
 def test_a_small_table_made_by_hand_is_enough(tmp_path, capsys):
     file = tmp_path / "hand.csv"
-    file.write_text(
-        by_hand(np.array([[1, 2]] * 2), np.array([[9, 1], [8, 2]]), np.ones((2, 2, 3)), ("a&b", "c"))
-    )
+    file.write_text(by_hand(np.array([[1, 2]] * 2), np.array([[9, 1], [8, 2]]), np.ones((2, 2, 3)), ("a&b", "c")))
     assert run("score", file, "--out", tmp_path / "out", "--bootstrap", "0", "--systems", "c, a&b") == 0
     said = capsys.readouterr().out
     assert "MAP@3: no system is better than every other" in said
