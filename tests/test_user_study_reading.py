@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from study_fakes import study
 
+import user_study
 from fclip.errors import UserError
 from user_study.answers import TABLES, Answers, dictionary, write_answers
-from user_study.reading import read_answers
+from user_study.reading import BY_HAND, read_answers
 
 HEADER = "participant,system,relevant_1,relevant_2,rank,rating\n"
 
@@ -45,6 +46,12 @@ def test_the_dictionary_tells_every_column_of_every_table():
         for field in dataclasses.fields(row):
             assert f"| {field.name} |" in told
             assert field.metadata["says"] in told
+
+
+def test_the_readme_tells_every_column_of_a_table_made_by_hand():
+    told = (Path(user_study.__file__).parent / "README.md").read_text()
+    for name in ("participant", "system", "relevant_1", *BY_HAND):
+        assert f"`{name}`" in told
 
 
 def hand(folder: Path, text: str) -> Path:
