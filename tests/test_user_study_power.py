@@ -46,6 +46,13 @@ def test_every_simulated_study_is_judged_as_a_real_one_is():
     assert 0 < found.mean() < 1
 
 
+def test_a_test_that_points_the_wrong_way_has_not_found_it():
+    studies = simulate_ranks((1, 30, 1), 40, 20, np.random.default_rng(2))
+    found = detections(studies, (2, 1.5, 1), 0.05)  # asked whether the first beats the second, which is far better
+    assert found.all(0).tolist() == [True, False, False]
+    assert not found[:, 1:].any()
+
+
 def test_equal_systems_are_told_apart_as_often_as_the_level_says():
     found = power((1, 1, 1), 30, trials=800, seed=2)
     assert 0.02 < found.friedman < 0.085
