@@ -195,7 +195,6 @@ def test_quality_leaves_both_curves_and_their_picture(tmp_path):
         main(["quality", str(preset), "--out", str(out)])
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(("minutes", "epochs"), [(0.9, 3), (0.8, 2), (0.01, 1)])
 def test_the_peer_gets_the_whole_epochs_that_come_nearest_to_its_minutes(monkeypatch, minutes, epochs):
     clock = iter([0.0, 2.0])  # the two timed batches take two seconds: an epoch of twenty takes twenty
@@ -203,7 +202,8 @@ def test_the_peer_gets_the_whole_epochs_that_come_nearest_to_its_minutes(monkeyp
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     trial = SimpleNamespace(train_epoch=lambda batches: None)
     assert peer_epochs(trial, range(20), minutes) == epochs
-=======
+
+
 def test_locked_gives_a_row_for_each_choice_of_towers(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("experiments.bench_locked._epoch", lambda freeze, *_: (seen.append(freeze), (1.0, 2.0))[1])
@@ -211,4 +211,3 @@ def test_locked_gives_a_row_for_each_choice_of_towers(tmp_path, monkeypatch):
     rows = read_json(tmp_path / "locked.json", "a benchmark")["rows"]
     assert [row["ratio"] for row in rows] == [1.0] * 3
     assert seen == [way for way in (("visual.trunk.*",), ("visual.*",), ("visual.*", "text.*")) for _ in range(2)]
->>>>>>> train4

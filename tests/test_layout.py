@@ -1,7 +1,7 @@
 """The house's plan: arrows point down, the wheel holds what it should, `--help` is light, nothing unsafe is loaded.
 
 experiments → eval → fclip → stn
-              user_study → fclip
+user_study  → eval
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BELOW = {
     "fclip": {"stn"},
     "eval": {"fclip", "stn"},
     "experiments": {"eval", "fclip", "stn"},
-    "user_study": {"fclip"},
+    "user_study": {"eval", "fclip"},  # metrics, tables and pages have one definition
 }
 """Folder → what it may import besides itself."""
 NOT_OURS = (".", "runs", "build", "dist", "__pycache__")
@@ -136,7 +136,8 @@ import contextlib, io, runpy, sys
 shown = io.StringIO()
 with contextlib.redirect_stdout(shown):
     import fclip
-    for module, argv in (("fclip.cli", None), ("experiments.train", ["train", "--help"])):
+    programs = ("experiments.train", ["train", "--help"]), ("user_study", ["user_study", "--help"])
+    for module, argv in (("fclip.cli", None), *programs):
         sys.argv = argv or ["fclip", "--help"]
         with contextlib.suppress(SystemExit):
             if argv:
