@@ -113,6 +113,9 @@ def run_retrieval(
     _check_options(protocol, tasks, ks, image_weight)
     subject = open_subject(checkpoint, catalogue, split, catalogue_format)
     reference = open_untuned(untuned, subject)
+    wordless = [one for one in (subject.model, reference) if one is not None and not one.reads_text]
+    if wordless and not tasks:
+        tasks = ("image_to_image",)  # the others ask or find words
     pictures = read_pictures(subject.pictures, subject.model.captions, category)
     images = embed_images(subject.model, subject.pictures, batch_size=batch_size, progress=progress)
     asked = _asked(subject, pictures.take(images.rows), images.rows, protocol, tasks, ks, image_weight, seed)

@@ -81,6 +81,7 @@ def run_zero_shot(
     """
     target, known_templates = None if out is None else writable(out), templates_with(templates)
     subject = open_subject(checkpoint, catalogue, split, catalogue_format)
+    subject.model.require_text()
     reference, known = open_untuned(untuned, subject), vocabulary(subject.whole, groups)
     images = embed_images(subject.model, subject.pictures, batch_size=batch_size, progress=progress)
     shown = subject.pictures.select([int(row) for row in images.rows])

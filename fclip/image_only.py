@@ -153,7 +153,7 @@ class ImageOnly(nn.Module):
         )
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """There is no text tower; `Model.require_text` says so in words before this is reached."""
+        """There is no text tower; tokenizer and `Model.require_text` say so before this is reached."""
         raise AssertionError("asked for the text of a model that knows pictures only")
 
 

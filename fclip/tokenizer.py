@@ -179,7 +179,7 @@ class NoTokenizer:
     kind, context_length, vocab_size = "none", 0, 0
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        raise AssertionError("ask Model.require_text first")
+        raise UserError("this model knows pictures only and cannot read words; ask it with pictures")
 
     def is_truncated(self, text: str) -> bool:
         return False
