@@ -59,13 +59,13 @@ def test_a_model_that_gives_all_pictures_one_vector_agrees_by_no_tie() -> None:
 
 def test_chance_is_the_mean_over_random_orders() -> None:
     expected, sums = chance(SHOWN, KS), {}
-    for _ in range(300):
+    for _ in range(100):
         vectors = RNG.normal(size=(N, 30))
         for name, of in neighbours(vectors, vectors, SHOWN, KS).items():
-            sums[name] = sums.get(name, 0) + np.nanmean(of) / 300
+            sums[name] = sums.get(name, 0) + np.nanmean(of) / 100
     assert expected.keys() == sums.keys()
     for name, mean in sums.items():
-        assert np.nanmean(expected[name]) == pytest.approx(mean, abs=0.015), name
+        assert np.nanmean(expected[name]) == pytest.approx(mean, abs=0.03), name
         asks = ~np.isnan(neighbours(VECTORS, VECTORS, SHOWN, KS)[name])
         assert np.array_equal(~np.isnan(expected[name]), asks), name
 
