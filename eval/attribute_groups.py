@@ -6,7 +6,7 @@ the picture do not stand against it. Where a group has one value a picture this 
     top1            share of all pairs, over the groups (micro)
     top1_macro      mean of the groups
     top1:colour     of one group
-    balanced:colour the mean of the classes' top-1 recall; classes without pictures are left out
+    balanced:colour the mean of the classes' top-1 recall; classes without pictures are left out, of resamples too
 
 Top-3 is measured where a group has more than three values, elsewhere it would always be right. A group of one value is
 no question and left out. Ties stand against the model (`eval.metrics.classification`). Intervals resample products.
@@ -17,9 +17,9 @@ no question and left out. Ties stand against the model (`eval.metrics.classifica
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from eval.metrics.classification import per_class, top_k_accuracy
 from eval.metrics.means import known_mean, share
 from eval.metrics.search import TIE
-from eval.metrics.uncertainty import cluster_ids, interval, ratio_samples
+from eval.metrics.uncertainty import cluster_ids, interval, ratio_samples, resampled_sums
+from eval.metrics.vectors import slices
 from eval.scores import LEVEL, Score, score
 from fclip.errors import UserError
 
@@ -37,6 +38,15 @@ if TYPE_CHECKING:
 Ints = NDArray[np.integer[Any]]
 Array = NDArray[np.float64]
 KS = (1, 3)
+CELLS = 1 << 20  # scores in memory at once
+
+
+class Scores(Protocol):
+    """(N, C) scores of pictures: an array, or what computes the rows that it is asked for."""
+
+    def __getitem__(self, rows: Any, /) -> NDArray[Any]:
+        """(n, C) of these pictures."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -103,17 +113,16 @@ def read_groups(part: Dataset, known: Mapping[str, Sequence[str]]) -> dict[str, 
     return {name: Group(name, tuple(known[name]), found[:, 0], found[:, 1]) for name, found in columns.items()}
 
 
-def hits(scores: NDArray[Any], group: Group, tie: float = TIE, step: int = 4096) -> dict[int, Array]:
+def hits(scores: Scores, group: Group, tie: float = TIE, cells: int = CELLS) -> dict[int, Array]:
     """k → (P,) is the value of each pair among the k best? 1 or 0.
 
     Args:
         scores: (N, C) of the pictures, higher is better.
         tie: scores this close are equal.
+        cells: scores in memory at once; changes the memory, never what is found.
     """
     found: dict[int, list[Array]] = {k: [np.zeros(0)] for k in group.ks}
-    for start in range(0, len(group.row), step):
-        row, code = group.row[start : start + step], group.code[start : start + step]
-        rivals = _without_other_truths(scores, group, row, code)
+    for rivals, code in _rivals(scores, group, cells):
         for k in group.ks:
             found[k].append(top_k_accuracy(rivals, code, k, tie))
     return {k: np.concatenate(parts) for k, parts in found.items()}
@@ -125,14 +134,13 @@ def chance_hits(group: Group) -> dict[int, Array]:
     return {k: np.minimum(1, k / (len(group.values) - others)) for k in group.ks}
 
 
-def confusion(scores: NDArray[Any], group: Group, tie: float = TIE) -> NDArray[np.int64]:
-    """(C, C) pairs by true value and answer; of tied answers a wrong one."""
+def confusion(scores: Scores, group: Group, tie: float = TIE, cells: int = CELLS) -> NDArray[np.int64]:
+    """(C, C) pairs by true value and answer; of tied answers a wrong one. Arguments as `hits`."""
     table = np.zeros((len(group.values),) * 2, np.int64)
-    if len(group.row):
-        rivals = _without_other_truths(scores, group, group.row, group.code)
-        rivals[np.arange(len(rivals)), group.code] -= tie
-        rivals = np.where(np.arange(len(group.values)) == group.code[:, None], np.nextafter(rivals, -np.inf), rivals)
-        np.add.at(table, (group.code, rivals.argmax(1)), 1)
+    for rivals, code in _rivals(scores, group, cells):
+        own = np.arange(len(rivals)), code
+        rivals[own] = np.nextafter(rivals[own] - tie, -np.inf)
+        np.add.at(table, (code, rivals.argmax(1)), 1)
     return table
 
 
@@ -168,9 +176,22 @@ def accuracy_scores(
         rows = dict(zip(titles, zip(values, *interval(samples, LEVEL), strict=True), strict=True))
         scores |= {title: score(*rows[title]) for title in [*titles[-2:], *titles[:-2]]}
     for name, found in answers.items():
-        recall = per_class(found[1], groups[name].code, len(groups[name].values))
-        scores[f"balanced:{name}"] = score(known_mean(recall))
+        scores[f"balanced:{name}"] = _balanced(found[1], groups[name], products, resamples, seed)
     return scores
+
+
+def _balanced(right: Array, group: Group, products: Ints, resamples: int, seed: int) -> Score:
+    """The mean of the classes' recall; a class that a resample lacks is left out of that resample's mean."""
+    from scipy.sparse import csr_array
+
+    value, n = known_mean(per_class(right, group.code, len(group.values))), int(products.max(initial=-1)) + 1
+    if n < 2:  # one product tells nothing about others
+        return score(value)
+    where = products[group.row], group.code
+    found, asked = (csr_array((of, where), (n, len(group.values))) for of in (right, np.ones(len(right))))
+    part, whole = (resampled_sums(sums, resamples, seed) for sums in (found, asked))
+    low, high = interval(known_mean(share(part, whole))[:, None], LEVEL)
+    return score(value, low[0], high[0])
 
 
 def class_recall(found: Mapping[int, Array], group: Group) -> dict[str, dict[str, Any]]:
@@ -193,6 +214,7 @@ def tables(result: Mapping[str, Any], heads: Sequence[str]) -> dict[str, dict[st
 def remarks(result: Mapping[str, Any]) -> list[str]:
     """What to know of the numbers; names the values that training never saw."""
     lines = [f"{g}: never in the train split: {', '.join(values)}" for g, values in result["unseen"].items()]
+    lines += [f"{g} was left out: {why}" for g, why in result.get("groups_left_out", {}).items()]
     said = {
         "pictures could not be read; the result's `skipped` names them": result["counts"]["unreadable"],
         "products are in the train split too: these scores are too good": result.get("products_in_train", 0),
@@ -200,7 +222,15 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     return lines + [f"{number} {text}" for text, number in said.items() if number]
 
 
-def _without_other_truths(scores: NDArray[Any], group: Group, row: Ints, code: Ints) -> Array:
+def _rivals(scores: Scores, group: Group, cells: int) -> Iterator[tuple[Array, Ints]]:
+    """(p, C) scores of some pairs' pictures, other truths of the picture below everything; and their values (p,)."""
+    step = max(1, cells // len(group.values))
+    for part in slices(len(group.row), step):
+        row, code = group.row[part], group.code[part]
+        yield _without_other_truths(scores, group, row, code), code
+
+
+def _without_other_truths(scores: Scores, group: Group, row: Ints, code: Ints) -> Array:
     """(p, C) the scores of each pair's picture, other true values of the same picture below everything."""
     rivals = np.asarray(scores[row], np.float64).copy()
     floor = rivals.min(initial=0) - 1

@@ -32,21 +32,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from eval.classes import ClassCosines, class_vectors
 from eval.metrics.attributes import group_hits
 from eval.metrics.classification import top_k_accuracy
 from eval.metrics.means import known_mean, share
 from eval.metrics.search import TIE
 from eval.metrics.uncertainty import interval, ratio_samples
+from eval.metrics.vectors import unit_rows
 from eval.predictions import Scores, head_of_file, match, read_scores
+from eval.prompts import sentences
+from eval.protocol import errors_of
 from eval.scores import LEVEL, Score, score
-from eval.subject import Subject, command, embed_images, embed_texts, head, open_subject, write_result
+from eval.settings import DEFAULTS, Settings
+from eval.subject import Subject, command, embed_images, head, open_subject, write_result
 from fclip.errors import UserError, nearest
-from fclip.files import writable
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from fclip.model import Model
 
 Array = NDArray[np.float64]
 CATEGORY = "category"
@@ -84,32 +86,23 @@ class Truth:
 def run_attributes(
     catalogue: str | Path | Sequence[str | Path],
     split: str = "test",
+    settings: Settings = DEFAULTS,
     *,
     checkpoint: str | Path | None = None,
     predictions: str | Path | None = None,
     groups: Sequence[str] = (),
     prompts: Sequence[str] = (),
     ks: Sequence[int] = (3, 5),
-    out: str | Path | None = None,
-    baselines: bool = True,
-    catalogue_format: str | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    batch_size: int = 64,
-    progress: bool = False,
 ) -> dict[str, Any]:
     """Measures a model or a file of predictions; the result's layout is in the module's docstring.
 
     Args:
-        catalogue, split, catalogue_format: as `eval.subject.open_subject`.
+        catalogue, split: as `eval.subject.open_subject`.
+        settings: without an untuned model.
         checkpoint, predictions: exactly one of them.
         groups: attribute groups; all when empty.
         prompts: sentences with {} for the value, averaged; those of the model's captions when empty.
         ks: numbers of values taken.
-        out: the JSON file. None writes nothing.
-        baselines: measure chance and the most frequent values too.
-        bootstrap, seed: resamples of the products.
-        batch_size, progress: of embedding.
 
     Raises:
         UserError: not one of checkpoint and predictions, an unknown group, predictions that do not match, or a
@@ -124,29 +117,28 @@ def run_attributes(
         )
     if not ks or min(ks) < 1:
         raise UserError(f"expected k of at least 1, got {list(ks)}")
-    target = None if out is None else writable(out)
-    subject = None if checkpoint is None else open_subject(checkpoint, catalogue, split, catalogue_format)
+    target = settings.target
+    subject = None if checkpoint is None else open_subject(checkpoint, catalogue, split, settings.catalogue_format)
     if subject is not None:
         paths, whole, pictures = subject.catalogue, subject.whole, subject.pictures
     else:
         paths = [str(catalogue)] if isinstance(catalogue, (str, Path)) else [str(path) for path in catalogue]
-        whole = open_catalogue(paths[0] if len(paths) == 1 else paths, format=catalogue_format)
+        whole = open_catalogue(paths[0] if len(paths) == 1 else paths, format=settings.catalogue_format)
         pictures = select_split(whole, split)
     vocabulary = vocabulary_of(whole, groups)
     if subject is not None:
-        truth, scored, skipped = _asked(subject, vocabulary, prompts, batch_size, progress)
-        result = head("attributes", subject, _counts(truth, skipped), bootstrap, seed) | {"skipped": skipped}
+        truth, scored, skipped = _asked(subject, vocabulary, prompts, settings)
+        result = head("attributes", subject, _counts(truth, skipped), *settings.resampling) | {"skipped": skipped}
     else:
         given = read_scores(str(predictions))
         truth, scored = _given(given, pictures, vocabulary, whole["id"][:])
-        result = head_of_file("attributes", given.file, paths, split, _counts(truth, []), bootstrap, seed)
-    result |= {"metrics": measure(truth, scored, ks, bootstrap, seed)} | _said(truth, whole, ks)
-    if baselines:
-        result["baselines"] = _baselines(truth, whole, ks, bootstrap, seed)
+        result = head_of_file("attributes", given.file, paths, split, _counts(truth, []), *settings.resampling)
+    result |= {"metrics": measure(truth, scored, ks, *settings.resampling)} | _said(truth, whole, ks)
+    if settings.baselines:
+        result["baselines"] = _baselines(truth, whole, ks, *settings.resampling)
     options: dict[str, Any] = {"checkpoint": checkpoint, "predictions": predictions, "catalogue": paths, "split": split}
-    options |= {"group": list(groups), "prompt": list(prompts), "k": list(ks), "no-baselines": not baselines}
-    options |= {"format": catalogue_format, "bootstrap": bootstrap, "seed": seed, "json": out}
-    result["command"] = command("attributes", options)
+    options |= {"group": list(groups), "prompt": list(prompts), "k": list(ks)}
+    result["command"] = command("attributes", options | settings.options | {"json": settings.out})
     write_result(target, result)
     return result
 
@@ -201,41 +193,23 @@ def read_truth(pictures: Dataset, vocabulary: Vocabulary) -> Truth:
     return Truth(vocabulary, ids, items, np.concatenate(parts, axis=1))
 
 
-def class_vectors(model: Model, group: str, values: Sequence[str], prompts: Sequence[str] = ()) -> NDArray[np.float32]:
-    """Unit vectors (V, D) of values: the mean of their prompts' unit vectors, as CLIP's authors ensemble prompts.
-
-    Args:
-        prompts: sentences with {} for the value; the model's own caption of the value alone when empty, or its bare
-            words where the captions do not name the group.
-
-    Raises:
-        UserError: a prompt without {}.
-    """
-    for prompt in prompts:
-        if "{}" not in prompt:
-            raise UserError(f"expected {{}} in a prompt, where the value goes, got {prompt!r}")
-    own = [[model.captions.render({group: value}) or value] for value in values]
-    texts = [[prompt.replace("{}", value) for prompt in prompts] for value in values] if prompts else own
-    vectors = np.asarray(embed_texts(model, [text for of in texts for text in of]), np.float64)
-    mean = vectors.reshape(len(values), -1, vectors.shape[1]).mean(1)
-    return (mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32)
-
-
 Scored = Callable[[slice], Array]
 """Pictures (n) → their scores (n, V)."""
 
 
 def _asked(
-    subject: Subject, vocabulary: Vocabulary, prompts: Sequence[str], batch_size: int, progress: bool
+    subject: Subject, vocabulary: Vocabulary, prompts: Sequence[str], settings: Settings
 ) -> tuple[Truth, Scored, list[list[str]]]:
     """The truth of the pictures that can be read, and the cosines of their vectors and of all values."""
-    texts = np.concatenate([class_vectors(subject.model, g, values, prompts) for g, values in vocabulary.items()])
-    images = embed_images(subject.model, subject.pictures, batch_size=batch_size, progress=progress)
-    if not (np.isfinite(texts).all() and np.isfinite(images.vectors).all()):
-        raise UserError(f"model {subject.model.name}: embeddings are not finite; it has diverged")
+    captions = subject.model.captions
+    said = {(g, v): sentences(g, v, captions, prompts) for g, values in vocabulary.items() for v in values}
+    classes = np.stack([*class_vectors(subject.model, said).values()])
+    images = embed_images(subject.model, subject.pictures, **settings.embedding)
+    with errors_of(subject.model.name):
+        scores = ClassCosines(unit_rows(images.vectors, "image"), classes)
     truth = read_truth(subject.pictures, vocabulary).take(np.asarray(images.rows, np.int64))
     skipped = [[str(name), str(reason)] for name, reason in images.skipped]
-    return truth, lambda part: np.asarray(images.vectors[part] @ texts.T, np.float64), skipped
+    return truth, scores.__getitem__, skipped
 
 
 def _given(given: Scores, pictures: Dataset, vocabulary: Vocabulary, known: Sequence[str]) -> tuple[Truth, Scored]:

@@ -5,29 +5,15 @@ python -m eval backbones --catalogue data/catalogue --split val --model image:re
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from eval.options import (
-    Against,
-    BatchSize,
-    Bootstrap,
-    Catalogues,
-    Csv,
-    Format,
-    Groups,
-    Json,
-    Ks,
-    Latex,
-    Markdown,
-    Seed,
-    Split,
-    written,
-)
+from eval.options import Against, Catalogues, Csv, Groups, Ks, Latex, Markdown, Split, with_settings, written
+from eval.settings import Settings
 
 
+@with_settings(but=("untuned",))
 def backbones(
     catalogue: Catalogues,
     model: Annotated[
@@ -40,15 +26,11 @@ def backbones(
     group: Groups = None,
     against: Against = None,
     speed: Annotated[bool, typer.Option(help="Measure images/s of every tower.")] = True,
-    baselines: Annotated[bool, typer.Option(help="Measure chance, 16x16 pixels and colours too.")] = True,
-    json: Json = None,
     markdown: Markdown = None,
     csv: Csv = None,
     latex: Latex = None,
-    bootstrap: Bootstrap = 1000,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    catalogue_format: Format = None,
+    *,
+    settings: Settings,
 ) -> None:
     """Image towers and poolings compared: products found, category and attributes of the neighbours, speed.
 
@@ -65,14 +47,12 @@ def backbones(
     from eval.backbones import run_backbones
     from eval.report import rich_table, write_tables
 
-    settings: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "batch_size": batch_size, "ks": k or ()}
-    settings |= {"category": category, "groups": group or (), "against": against, "speed": speed}
-    settings |= {"baselines": baselines, "catalogue_format": catalogue_format, "progress": sys.stderr.isatty()}
-    result = run_backbones(model, catalogue, split, json, **settings)
+    asked = {"ks": k or (), "category": category, "groups": group or (), "against": against}
+    result = run_backbones(model, catalogue, split, settings, **asked, speed=speed)
     tables, notes = tables_of(result), notes_of(result)
     write_tables(tables, notes, markdown, csv, latex)
     console = Console()
     for table in tables:
         console.print(rich_table(table), crop=False)
     print("\n".join(notes))
-    written(json, markdown, csv, latex)
+    written(settings.out, markdown, csv, latex)

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eval.metrics.means import known_mean
 from eval.metrics.uncertainty import ratio_samples
@@ -28,9 +30,9 @@ from eval.processes import on_device
 from eval.protocol import errors_of
 from eval.retrieval import looks
 from eval.scores import LEVEL
+from eval.settings import DEFAULTS, Settings
 from eval.subject import SCHEMA, command, embed_images, mean_scores, write_result
 from fclip.errors import UserError, nearest
-from fclip.files import writable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,72 +47,79 @@ def run_backbones(
     models: Sequence[str],
     catalogue: str | Path | Sequence[str | Path],
     split: str = "val",
-    out: str | Path | None = None,
+    settings: Settings = DEFAULTS,
     *,
     ks: Sequence[int] = (),
     category: str | None = None,
     groups: Sequence[str] = (),
     against: str | None = None,
-    baselines: bool = True,
     speed: bool = True,
-    catalogue_format: str | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    batch_size: int = 64,
-    progress: bool = False,
 ) -> dict[str, Any]:
     """Measures, writes the JSON, returns it.
 
     Args:
         models: what `open_model` knows, or NAME=that.
-        catalogue, split, catalogue_format: as `eval.subject.open_subject`.
-        out: the JSON file; None writes nothing.
+        catalogue, split: as `eval.subject.open_subject`.
+        settings: of which `untuned` means nothing here.
         ks: neighbours looked at; none: 5 and 10.
         category: the column or attribute group of categories; None: the first of `retrieval_tasks.CATEGORIES`.
         groups: attribute groups; none: all.
         against: the model that the others are told differences to; None: the first.
         speed: measure it.
-        bootstrap: resamples for the intervals; 0: none.
 
     Raises:
         UserError: the input is not usable, a name twice, or fewer than k candidates.
     """
     from fclip.catalogue import open_catalogue
-    from fclip.catalogue.schema import groups_of, select_split
-    from fclip.pretrained import open_model
+    from fclip.catalogue.schema import select_split
 
-    target, named = None if out is None else writable(out), named_models(models)
+    target, named, chosen = settings.target, named_models(models), tuple(sorted({*(ks or (5, 10))}))
     if against is not None and against not in named:
         raise UserError(f"no model {against!r} to tell differences to; {nearest(against, named)}")
     paths = [str(catalogue)] if isinstance(catalogue, (str, Path)) else [str(path) for path in catalogue]
-    whole = open_catalogue(paths[0] if len(paths) == 1 else paths, format=catalogue_format)
+    whole = open_catalogue(paths[0] if len(paths) == 1 else paths, format=settings.catalogue_format)
     pictures = select_split(whole, split)
-    chosen = tuple(sorted({*(ks or (5, 10))}))
-    every = read_labels(pictures, category, groups)
-    values: dict[str, Values] = {}
-    about, rows, skipped = {}, np.arange(0), []
-    for name, source in named.items():
-        model = on_device(open_model(source, groups_of(whole)))
-        images = embed_images(model, pictures, batch_size=batch_size, progress=progress)
-        if not values:
-            rows, skipped = images.rows, images.skipped
-            shown = every.take(rows)
-            check(shown, chosen)
-        elif not np.array_equal(rows, images.rows):
-            raise UserError(f"{name} could read other pictures than {next(iter(values))}; remove the unreadable ones")
-        with errors_of(name):
-            values[name] = neighbours(images.vectors, images.vectors, shown, chosen)
-        about[name] = _about(model, source, images.vectors.shape[1], speed)
-    beside = _baselines(pictures.select([int(row) for row in rows]), shown, chosen) if baselines else {}
-    result = _result(values, beside, shown, against or next(iter(named)), bootstrap, seed)
-    result |= {"models": about, "catalogue": paths, "split": split, "k": list(chosen)}
-    result["skipped"] = [[str(identity), str(reason)] for identity, reason in skipped]
+    seen = _seen(named, pictures, read_labels(pictures, category, groups), chosen, speed, settings)
+    result = _result(seen, pictures, against or next(iter(named)), chosen, settings)
+    result |= {"catalogue": paths, "split": split, "k": list(chosen)}
     options: dict[str, Any] = {"catalogue": paths, "split": split, "model": list(models), "k": list(ks)}
-    options |= {"category": category, "group": list(groups), "against": against, "no-baselines": not baselines}
-    options |= {"bootstrap": bootstrap, "seed": seed, "batch-size": batch_size, "format": catalogue_format}
-    result["command"] = command("backbones", options | {"no-speed": not speed, "json": out})
+    options |= {"category": category, "group": list(groups), "against": against, "no-speed": not speed}
+    result["command"] = command("backbones", options | settings.options | {"json": settings.out})
     write_result(target, result)
     return result
+
+
+@dataclass
+class Seen:
+    """What all models made of the same pictures."""
+
+    shown: Labels  # of the pictures that could be read
+    rows: NDArray[Any]  # their places in the split
+    skipped: list[tuple[str, str]]
+    values: dict[str, Values]  # model → score → (N,)
+    about: dict[str, dict[str, Any]]  # model → its name, size and speed
+
+
+def _seen(
+    named: Mapping[str, str], pictures: Dataset, labels: Labels, ks: Sequence[int], speed: bool, settings: Settings
+) -> Seen:
+    """One model after the other, so that only one is in memory."""
+    from fclip.pretrained import open_model
+
+    check(labels, ks)  # before the work; again when some cannot be read
+    seen = Seen(labels, np.arange(0), [], {}, {})
+    for name, source in named.items():
+        model = on_device(open_model(source, list(labels.groups)))
+        images = embed_images(model, pictures, **settings.embedding)
+        if not seen.values:
+            seen = Seen(labels.take(images.rows), images.rows, images.skipped, {}, {})
+            check(seen.shown, ks)
+        elif not np.array_equal(seen.rows, images.rows):
+            raise UserError(f"{name} could read other pictures than {next(iter(named))}; remove the unreadable ones")
+        with errors_of(name):
+            seen.values[name] = neighbours(images.vectors, images.vectors, seen.shown, ks)
+        seen.about[name] = _about(model, source, images.vectors.shape[1], speed)
+    return seen
 
 
 def named_models(models: Sequence[str]) -> dict[str, str]:
@@ -173,29 +182,25 @@ def _contenders(values: Mapping[str, Values], shown: Labels, resamples: int, see
     return found
 
 
-def _result(
-    values: Mapping[str, Values],
-    beside: Mapping[str, Values],
-    shown: Labels,
-    against: str,
-    resamples: int,
-    seed: int,
-) -> dict[str, Any]:
-    contenders = _contenders(values, shown, resamples, seed)
-    baselines = {name: dict(mean_scores(of, shown.items.tolist(), resamples, seed)) for name, of in beside.items()}
-    counts: dict[str, Any] = {"pictures": len(shown.items), "products": len(np.unique(shown.items))}
-    counts["asking"] = {s: int((~np.isnan(v)).sum()) for s, v in next(iter(values.values())).items()}
-    best = {score: contenders[place].name for score, place in winners(contenders, baselines).items()}
+def _result(seen: Seen, pictures: Dataset, against: str, ks: Sequence[int], settings: Settings) -> dict[str, Any]:
+    items = seen.shown.items.tolist()
+    contenders = _contenders(seen.values, seen.shown, *settings.resampling)
+    beside = _baselines(pictures.select([int(row) for row in seen.rows]), seen.shown, ks) if settings.baselines else {}
+    baselines = {name: dict(mean_scores(of, items, *settings.resampling)) for name, of in beside.items()}
+    counts: dict[str, Any] = {"pictures": len(items), "products": len(set(items))}
+    counts["asking"] = {s: int((~np.isnan(v)).sum()) for s, v in next(iter(seen.values.values())).items()}
     return {
         "schema": SCHEMA,
         "protocol": "backbones",
+        "models": seen.about,
         "counts": counts,
-        "bootstrap": {"resamples": resamples, "seed": seed, "level": LEVEL, "unit": "product"},
+        "skipped": [[str(identity), str(reason)] for identity, reason in seen.skipped],
+        "bootstrap": {"resamples": settings.bootstrap, "seed": settings.seed, "level": LEVEL, "unit": "product"},
         "metrics": {one.name: {name: one.score(name) for name in one.names} for one in contenders},
         "baselines": baselines,
-        "best": best,
+        "best": {score: contenders[place].name for score, place in winners(contenders, baselines).items()},
         "against": against,
-        "differences": _apart(contenders, against, seed),
+        "differences": _apart(contenders, against, settings.seed),
     }
 
 

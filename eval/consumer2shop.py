@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.image_retrieval import Settings, measure_pictures
-from eval.protocol import note, open_untuned
+from eval.image_retrieval import KS, measure_pictures
+from eval.protocol import note
+from eval.settings import DEFAULTS, Settings
 from eval.subject import open_subject
 from fclip.errors import UserError
-from fclip.files import writable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,35 +32,28 @@ def run_consumer2shop(
     checkpoint: str | Path,
     catalogue: str | Path | Sequence[str | Path],
     split: str = "test",
-    out: str | Path | None = None,
+    settings: Settings = DEFAULTS,
     *,
-    untuned: str | None = None,
-    catalogue_format: str | None = None,
-    settings: Settings | None = None,
+    ks: Sequence[int] = KS,
 ) -> dict[str, Any]:
     """Measures, writes the JSON, returns it.
 
     Args:
-        checkpoint, catalogue, catalogue_format: as `eval.subject.open_subject`.
+        checkpoint, catalogue: as `eval.subject.open_subject`.
         split: whose photographs ask: test or val.
-        out: the JSON file; None writes nothing.
-        untuned: a model to stand beside.
-        settings: k, baselines, intervals.
+        ks: ranks to score at.
 
     Raises:
         UserError: the catalogue does not say who took a picture, the split has no photographs, or as
             `measure_pictures`.
     """
-    settings, target = settings or Settings(), None if out is None else writable(out)
+    target = settings.target
     if split not in GALLERY_SPLITS:
         raise UserError(f"expected --split test or val, whose pictures are the gallery, got {split!r}")
-    subject = open_subject(checkpoint, catalogue, split, catalogue_format)
+    subject = open_subject(checkpoint, catalogue, split, settings.catalogue_format)
     queries, gallery = consumers(subject.pictures, split), shops(subject.whole)
-    reference = open_untuned(untuned, subject)
-    result = measure_pictures(subject, queries, gallery, "consumer2shop", settings, reference)
-    options = {"k": list(settings.ks), "untuned": untuned, "bootstrap": settings.bootstrap, "seed": settings.seed}
-    options |= {"batch-size": settings.batch_size, "no-baselines": not settings.baselines, "format": catalogue_format}
-    note(result, subject, options, target)
+    result = measure_pictures(subject, queries, gallery, "consumer2shop", ks, settings)
+    note(result, subject, {"k": sorted({*ks})} | settings.options, target)
     return result
 
 

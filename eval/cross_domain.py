@@ -35,17 +35,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.attributes import class_vectors
+from eval.classes import class_vectors
 from eval.labels import Codebook, Labels, candidates, label
 from eval.metrics.classification import per_class, top_k_accuracy
 from eval.metrics.means import known_mean, share
 from eval.metrics.search import TIE
 from eval.metrics.surfacing import UNKNOWN, Ints, reflected, surface
 from eval.metrics.uncertainty import interval, ratio_samples
+from eval.prompts import sentences
 from eval.scores import LEVEL, Answers, score
+from eval.settings import DEFAULTS, Settings
 from eval.subject import command, embed_images, embed_texts, head, open_subject, write_result
 from fclip.errors import UserError, nearest
-from fclip.files import writable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -85,29 +86,20 @@ def run_cross_domain(
     other: str | Path,
     mapping: str | Path,
     other_split: str = "test",
+    settings: Settings = DEFAULTS,
     *,
     other_columns: Sequence[str] = (),
     prompts: Sequence[str] = (),
-    out: str | Path | None = None,
-    baselines: bool = True,
-    catalogue_format: str | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    batch_size: int = 64,
-    progress: bool = False,
 ) -> dict[str, Any]:
     """Measures a checkpoint on both kinds of pictures; the result's layout is in the module's docstring.
 
     Args:
-        checkpoint, catalogue, split, catalogue_format: as `eval.subject.open_subject`, the own kind.
+        checkpoint, catalogue, split: as `eval.subject.open_subject`, the own kind.
         other, other_split: the catalogue of the other kind.
         mapping: a YAML file, see the module's docstring.
+        settings: without an untuned model.
         other_columns: as `fclip catalogue --map`, for a table: "item=sender_id".
         prompts: sentences with {} for the value, averaged; those of the model's captions when empty.
-        out: the JSON file. None writes nothing.
-        baselines: measure chance and the most frequent class too.
-        bootstrap, seed: resamples of the products.
-        batch_size, progress: of embedding.
 
     Raises:
         UserError: the mapping names what is in neither catalogue or was never seen in training, or a checkpoint,
@@ -117,28 +109,28 @@ def run_cross_domain(
     from fclip.catalogue.schema import select_split
     from fclip.catalogue.table import columns_from_pairs
 
-    target = None if out is None else writable(out)
+    target = settings.target
     rules = read_mapping(mapping)
     columns = columns_from_pairs(other_columns) if other_columns else None
     try:
         theirs = select_split(open_catalogue(other, columns=columns), other_split)
     except UserError as error:
         raise UserError(f"the other catalogue, {other}: {error}") from None
-    subject = open_subject(checkpoint, catalogue, split, catalogue_format)
+    subject = open_subject(checkpoint, catalogue, split, settings.catalogue_format)
     subject.model.require_text()
     _check(rules, subject.whole, theirs, str(mapping))
     own_rules = {group: Rule(group, {value: value for value in rule.classes}) for group, rule in rules.items()}
     book: Codebook = {}
     tables = {"own": (subject.pictures, own_rules), "other": (theirs, rules)}
-    domains = {name: _domain(subject.model, *table, book, batch_size, progress, name) for name, table in tables.items()}
-    named = {group: class_vectors(subject.model, group, rule.classes, prompts) for group, rule in rules.items()}
+    domains = {name: _domain(subject.model, *table, book, settings, name) for name, table in tables.items()}
+    named = {group: _classes(subject.model, group, rule, prompts) for group, rule in rules.items()}
     captions = _captions(subject.model, domains)
     measured = {
         name: _measured(subject.model, domain, rules, named, captions, book) for name, domain in domains.items()
     }
-    samples = {name: of.samples(bootstrap, seed + n) for n, (name, of) in enumerate(measured.items())}
+    samples = {name: of.samples(settings.bootstrap, settings.seed + n) for n, (name, of) in enumerate(measured.items())}
     counts = {name: _counts(domain, tables[name][0]) for name, domain in domains.items()}
-    result = head("cross-domain", subject, counts, bootstrap, seed)
+    result = head("cross-domain", subject, counts, *settings.resampling)
     result |= {"other": {"catalogue": str(other), "split": other_split}, "mapping": str(mapping)}
     result |= {
         "unmapped": {group: _unmapped(theirs, rule) for group, rule in rules.items()},
@@ -148,13 +140,12 @@ def run_cross_domain(
                       samples["own"] - samples["other"]),
         "per_class": {group: _per_class(measured, group) for group in rules},
     }  # fmt: skip
-    if baselines:
+    if settings.baselines:
         frequent = {group: _commonest(subject.whole, own_rules[group]) for group in rules}
         result["baselines"] = {name: _baselines(of, frequent) for name, of in measured.items()}
     options: dict[str, Any] = {"checkpoint": checkpoint, "catalogue": subject.catalogue, "split": split, "other": other}
     options |= {"other-split": other_split, "other-map": list(other_columns), "mapping": mapping}
-    options |= {"prompt": list(prompts), "no-baselines": not baselines, "format": catalogue_format}
-    options |= {"bootstrap": bootstrap, "seed": seed, "json": out}
+    options |= {"prompt": list(prompts)} | settings.options | {"json": settings.out}
     result["command"] = command("cross-domain", options)
     write_result(target, result)
     return result
@@ -212,8 +203,7 @@ def _domain(
     pictures: Dataset,
     rules: Mapping[str, Rule],
     book: Codebook,
-    batch_size: int,
-    progress: bool,
+    settings: Settings,
     name: str,
 ) -> Domain:
     """Embeds the pictures that have a mapped value."""
@@ -229,8 +219,14 @@ def _domain(
         known = ", ".join(rules)
         raise UserError(f"no picture of the {name} kind has a mapped value that captions of model {model.name} state; "
                         f"they name {', '.join(model.captions.groups)}, the mapping {known}")  # fmt: skip
-    images = embed_images(model, pictures.select(labels.rows), batch_size=batch_size, progress=progress)
+    images = embed_images(model, pictures.select(labels.rows), **settings.embedding)
     return Domain(labels.take(np.asarray(images.rows, np.int64)), images.vectors, len(images.skipped))
+
+
+def _classes(model: Model, group: str, rule: Rule, prompts: Sequence[str]) -> NDArray[np.float32]:
+    """(C, D) unit vectors of a group's classes."""
+    said = {value: sentences(group, value, model.captions, prompts) for value in rule.classes}
+    return np.stack([*class_vectors(model, said).values()]).astype(np.float32)
 
 
 def _captions(model: Model, domains: Mapping[str, Domain]) -> tuple[list[str], NDArray[np.float32], Ints]:

@@ -1,6 +1,6 @@
 """Pictures asked, pictures found, products as truth: what `eval.inshop` and `eval.consumer2shop` share.
 
-    measured = measure_pictures(subject, queries, gallery, "inshop", Settings(ks=(1, 20)))
+    measured = measure_pictures(subject, queries, gallery, "inshop", (1, 20), Settings(bootstrap=0))
 
 Of N queries against a gallery of M pictures, which never holds the query itself:
 
@@ -20,7 +20,6 @@ crops or flips; numbers from cropped pictures are of another task. Intervals res
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,9 +31,10 @@ from eval.metrics.ranking import Ranking
 from eval.metrics.relevance import Relevance
 from eval.metrics.retrieval import average_precision, hit_at, r_precision, reciprocal_rank_at
 from eval.metrics.search import Found, rank_embeddings, top_k
-from eval.protocol import errors_of
+from eval.protocol import errors_of, open_untuned
 from eval.retrieval_answers import examples, ties
 from eval.retrieval_tasks import Task, Things
+from eval.settings import Settings
 from eval.subject import Subject, embed_images, head, mean_scores
 from fclip.errors import UserError
 
@@ -46,55 +46,43 @@ Floats = NDArray[np.floating[Any]]
 Values = dict[str, NDArray[np.float64]]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How it is measured."""
-
-    ks: tuple[int, ...] = KS
-    baselines: bool = True
-    bootstrap: int = 1000  # resamples of the products; 0: none
-    seed: int = 0
-    batch_size: int = 64
-    progress: bool = False
-
-
 def measure_pictures(
-    subject: Subject, queries: Dataset, gallery: Dataset, protocol: str, settings: Settings, untuned: Any = None
+    subject: Subject, queries: Dataset, gallery: Dataset, protocol: str, ks: Sequence[int], settings: Settings
 ) -> dict[str, Any]:
     """Asks every query picture for its product in the gallery.
 
     Args:
         queries, gallery: parts of the catalogue without a picture in common.
-        untuned: a model to stand beside.
+        ks: ranks to score at.
 
     Raises:
         UserError: fewer than k candidates, no query with an answer, or embeddings that are not finite.
     """
     assert not set(queries["id"][:]) & set(gallery["id"][:]), "a picture is its own answer"
+    untuned, ks = open_untuned(settings.untuned, subject), tuple(sorted({*ks}))
     images = _embedded(subject.model, queries, gallery, settings)
     asked, shown = queries.select(images[0].rows), gallery.select(images[1].rows)
     task = _task(asked, shown)
-    _check(protocol, task, settings.ks)
+    _check(protocol, task, ks)
     with errors_of(subject.model.name):
-        ranking, found = _ranked(images[0].vectors, images[1].vectors, task.relevance, max(settings.ks))
+        ranking, found = _ranked(images[0].vectors, images[1].vectors, task.relevance, max(ks))
     skipped = [image.skipped for image in images]
-    result = head(protocol, subject, _counts(task, ranking, found, skipped), settings.bootstrap, settings.seed)
-    result |= {"k": list(settings.ks), "skipped": [[str(n), str(why)] for part in skipped for n, why in part]}
-    result["metrics"] = _scores(_values(ranking, settings.ks), task, settings)
+    result = head(protocol, subject, _counts(task, ranking, found, skipped), *settings.resampling)
+    result |= {"k": list(ks), "skipped": [[str(n), str(why)] for part in skipped for n, why in part]}
+    result["metrics"] = _scores(_values(ranking, ks), task, settings)
     result["queries"] = {protocol: {"unit": task.units, "first": ranking.first.tolist()}}
     result["examples"] = {protocol: examples(task, found)}
-    beside = _baselines(asked, shown, task, ranking, settings) if settings.baselines else {}
+    beside = _baselines(asked, shown, task, ranking, ks, settings) if settings.baselines else {}
     if untuned is not None:
         theirs = _embedded(untuned, asked, shown, settings)
         with errors_of(untuned.name):
             other = rank_embeddings(theirs[0].vectors, theirs[1].vectors, task.relevance)
-        beside["untuned"] = _scores(_values(other, settings.ks), task, settings)
+        beside["untuned"] = _scores(_values(other, ks), task, settings)
     return result | ({"baselines": beside} if beside else {})
 
 
 def _embedded(model: Any, queries: Dataset, gallery: Dataset, settings: Settings) -> list[Any]:
-    options: dict[str, Any] = {"batch_size": settings.batch_size, "progress": settings.progress}
-    return [embed_images(model, part, **options) for part in (queries, gallery)]
+    return [embed_images(model, part, **settings.embedding) for part in (queries, gallery)]
 
 
 def _task(queries: Dataset, gallery: Dataset) -> Task:
@@ -128,7 +116,7 @@ def _values(ranking: Ranking, ks: Sequence[int]) -> Values:
 
 
 def _scores(values: Values, task: Task, settings: Settings) -> dict[str, Any]:
-    return dict(mean_scores(values, task.units, settings.bootstrap, settings.seed))
+    return dict(mean_scores(values, task.units, *settings.resampling))
 
 
 def _counts(task: Task, ranking: Ranking, found: Found, skipped: Sequence[Sequence[Any]]) -> dict[str, Any]:
@@ -143,9 +131,11 @@ def _counts(task: Task, ranking: Ranking, found: Found, skipped: Sequence[Sequen
     }
 
 
-def _baselines(asked: Dataset, shown: Dataset, task: Task, ranking: Ranking, settings: Settings) -> dict[str, Any]:
+def _baselines(
+    asked: Dataset, shown: Dataset, task: Task, ranking: Ranking, ks: Sequence[int], settings: Settings
+) -> dict[str, Any]:
     """Chance, pixels and colours; a most frequent answer is none of a product that training never saw."""
-    total, ks = ranking.total, settings.ks
+    total = ranking.total
     expected = expected_values(total, ranking.candidates, ks) | expected_whole(total, ranking.candidates)
     values = {"chance": {name: expected[name] for name in _values(ranking, ks)}}
     (small, _), (candidates, _) = (thumbnails(part, np.arange(len(part))) for part in (asked, shown))

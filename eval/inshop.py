@@ -14,40 +14,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.image_retrieval import Settings, measure_pictures
-from eval.protocol import note, open_untuned
+from eval.image_retrieval import KS, measure_pictures
+from eval.protocol import note
+from eval.settings import DEFAULTS, Settings
 from eval.subject import open_subject
-from fclip.files import writable
 
 
 def run_inshop(
     checkpoint: str | Path,
     catalogue: str | Path | Sequence[str | Path],
-    out: str | Path | None = None,
+    settings: Settings = DEFAULTS,
     *,
-    untuned: str | None = None,
-    catalogue_format: str | None = None,
-    settings: Settings | None = None,
+    ks: Sequence[int] = KS,
 ) -> dict[str, Any]:
     """Measures, writes the JSON, returns it.
 
     Args:
-        checkpoint, catalogue, catalogue_format: as `eval.subject.open_subject`.
-        out: the JSON file; None writes nothing.
-        untuned: a model to stand beside.
-        settings: k, baselines, intervals.
+        checkpoint, catalogue: as `eval.subject.open_subject`.
+        ks: ranks to score at.
 
     Raises:
         UserError: there is no query or no gallery, or as `measure_pictures`.
     """
     from fclip.catalogue.schema import select_split
 
-    settings, target = settings or Settings(), None if out is None else writable(out)
-    subject = open_subject(checkpoint, catalogue, "query", catalogue_format)
+    target = settings.target
+    subject = open_subject(checkpoint, catalogue, "query", settings.catalogue_format)
     gallery = select_split(subject.whole, "gallery")
-    reference = open_untuned(untuned, subject)
-    result = measure_pictures(subject, subject.pictures, gallery, "inshop", settings, reference)
-    options = {"k": list(settings.ks), "untuned": untuned, "bootstrap": settings.bootstrap, "seed": settings.seed}
-    options |= {"batch-size": settings.batch_size, "no-baselines": not settings.baselines, "format": catalogue_format}
-    note(result, subject, options, target, split=False)
+    result = measure_pictures(subject, subject.pictures, gallery, "inshop", ks, settings)
+    note(result, subject, {"k": sorted({*ks})} | settings.options, target, split=False)
     return result

@@ -2,11 +2,12 @@
 
     python -m eval probe --checkpoint runs/plain --catalogue data/catalogue --split test --untuned fashionclip
 
-`linear`: scikit-learn's LogisticRegression (multinomial, L2, L-BFGS) for each attribute group on the unit embeddings,
-centred and scaled by one number, so that C means the same for every model. C is the best of `STRENGTHS` on a fifth of
-the train *products*, by top-1; of equally good ones the smallest, that is the simplest; then all of train is fitted
-with it. `knn@k`: the k nearest train pictures by cosine, of those that know the group, each with one vote; equal votes:
-the larger sum of cosines; top-3 only for k of 3 and more. A picture with several values of a group trains and votes for
+`linear`: multinomial logistic regression with an L2 penalty for each attribute group (`eval.linear_probe`; the minimum
+is that of scikit-learn's LogisticRegression), on the unit embeddings, centred and scaled by one number, so that C means
+the same for every model. C is the best of 1e-4 … 10 on a fifth of the train *products*, by top-1; of equally good ones
+the smallest, that is the simplest; then all of train is fitted with it. A group of more than 1,000 values is left out.
+`knn@k`: the k nearest train pictures by cosine, of those that know the group, each with one vote; equal votes: the
+larger sum of cosines; top-3 only for k of 3 and more. A picture with several values of a group trains and votes for
 each.
 
 CLIP's linear probe (section 3.2) sweeps C on the validation split and does not normalise; DINO's k-NN weighs votes by
@@ -20,7 +21,6 @@ HEAD:ACCURACY, as "linear:top1", "knn@5:balanced:colour"; accuracies: `eval.attr
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,18 +29,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.attribute_groups import Group, accuracy_scores, class_recall, hits, read_groups, vocabulary
+from eval.linear_probe import MOST_VALUES, linear_scores
 from eval.metrics.search import top_k
 from eval.metrics.vectors import unit_rows
+from eval.processes import is_main
 from eval.protocol import errors_of, note, open_untuned, train_rows
+from eval.settings import DEFAULTS, Settings
 from eval.subject import embed_images, head, open_subject
 from eval.zero_shot import baseline_answers, counts_of, known_groups, unseen
 from fclip.errors import UserError
-from fclip.files import writable
 
-STRENGTHS = tuple(10.0**e for e in range(-4, 2))
 NEIGHBOURS = (1, 5, 20)
 HELD_OUT = 5  # one in five train products chooses C
-ITERATIONS = 300
 Floats = NDArray[np.floating[Any]]
 Hits = dict[int, NDArray[np.float64]]
 
@@ -49,70 +49,70 @@ def run_probe(
     checkpoint: str | Path,
     catalogue: str | Path | Sequence[str | Path],
     split: str,
-    out: str | Path | None = None,
-    baselines: bool = True,
+    settings: Settings = DEFAULTS,
     *,
     groups: Sequence[str] = (),
-    untuned: str | None = None,
-    catalogue_format: str | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    batch_size: int = 64,
-    progress: bool = True,
 ) -> dict[str, Any]:
     """Measures, writes the JSON, returns it.
 
     Args:
-        checkpoint, catalogue, split, catalogue_format: as `eval.subject.open_subject`; the split is the tested one.
-        out: the JSON file; None writes nothing.
-        baselines: measure chance, frequency, pixels and colours too.
+        checkpoint, catalogue, split: as `eval.subject.open_subject`; the split is the tested one.
+        settings: their seed also draws the products that choose C.
         groups: attribute groups; none: all with two values or more.
-        untuned: a model whose embeddings are probed too.
-        seed: of the resamples and of the products that choose C.
 
     Raises:
         UserError: the input is not usable, the split is train, there is no train split, or fewer train pictures than
             neighbours.
     """
-    target = None if out is None else writable(out)
+    target = settings.target
     if split in ("train", "all"):
         raise UserError(f"expected a split to test that is not trained on, got {split!r}; pass --split val or test")
-    subject = open_subject(checkpoint, catalogue, split, catalogue_format)
-    reference, known = open_untuned(untuned, subject), vocabulary(subject.whole, groups)
+    subject = open_subject(checkpoint, catalogue, split, settings.catalogue_format)
+    reference, known = open_untuned(settings.untuned, subject), vocabulary(subject.whole, groups)
+    known, too_many = _probed(known, groups)
     if not (rows := train_rows(subject)):
         raise UserError("a probe learns from the train split, and this catalogue has none; add one")
-    settings: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     learnt, tested = (
-        embed_images(subject.model, p, **settings) for p in (subject.whole.select(rows), subject.pictures)
+        embed_images(subject.model, p, **settings.embedding) for p in (subject.whole.select(rows), subject.pictures)
     )
     examples = subject.whole.select([rows[i] for i in learnt.rows])
     shown = subject.pictures.select([int(row) for row in tested.rows])
     train, asked = read_groups(examples, known), known_groups(shown, known, split)
     items, products = list(shown["item"][:]), list(examples["item"][:])
-    answers, chosen = probe(subject.model.name, learnt.vectors, tested.vectors, train, asked, products, seed)
-    result = head("probe", subject, counts_of(asked, items, len(tested.skipped)), bootstrap, seed)
+    answers, chosen = probe(subject.model.name, learnt.vectors, tested.vectors, train, asked, products, settings)
+    result = head("probe", subject, counts_of(asked, items, len(tested.skipped)), *settings.resampling)
     result["counts"] |= {"train_pictures": len(examples), "train_unreadable": len(learnt.skipped)}
     result |= {"groups": list(asked), "skipped": [list(map(str, s)) for s in [*learnt.skipped, *tested.skipped]]}
-    result |= {"chosen_c": chosen, "unseen": unseen(asked, train)}
+    result |= {"chosen_c": chosen, "unseen": unseen(asked, train), "groups_left_out": too_many}
     result["products_in_train"] = len(set(items) & set(products))
-    result["metrics"] = _named(answers, asked, items, bootstrap, seed)
+    result["metrics"] = _named(answers, asked, items, settings.resampling)
     result["per_class"] = {name: class_recall(answers["linear"][name], group) for name, group in asked.items()}
     beside: dict[str, Any] = {}
-    if baselines:
+    if settings.baselines:
         simple, left_out = baseline_answers(subject, shown, asked, read_groups(subject.whole.select(rows), known))
         heads = list(answers)
-        named = {n: _named(dict.fromkeys(heads, of), asked, items, bootstrap, seed) for n, of in simple.items()}
+        named = {n: _named(dict.fromkeys(heads, of), asked, items, settings.resampling) for n, of in simple.items()}
         beside = {n: {key: s for key, s in of.items() if key in result["metrics"]} for n, of in named.items()}
         beside["left_out"] = left_out
     if reference is not None:
-        theirs = [embed_images(reference, part, **settings).vectors for part in (examples, shown)]
-        other, _ = probe(reference.name, theirs[0], theirs[1], train, asked, products, seed)
-        beside["untuned"] = _named(other, asked, items, bootstrap, seed)
+        theirs = [embed_images(reference, part, **settings.embedding).vectors for part in (examples, shown)]
+        other, _ = probe(reference.name, theirs[0], theirs[1], train, asked, products, settings)
+        beside["untuned"] = _named(other, asked, items, settings.resampling)
     result |= {"baselines": beside} if beside else {}
-    options = {"group": list(groups), "untuned": untuned, "bootstrap": bootstrap, "seed": seed}
-    options |= {"batch-size": batch_size, "no-baselines": not baselines, "format": catalogue_format}
-    note(result, subject, options, target)
+    note(result, subject, {"group": list(groups)} | settings.options, target)
     return result
+
+
+def _probed(
+    known: Mapping[str, Sequence[str]], wanted: Sequence[str]
+) -> tuple[dict[str, Sequence[str]], dict[str, str]]:
+    """The groups that a probe can learn, and why others are left out."""
+    reasons = {name: f"its {len(values)} values are more than {MOST_VALUES}" for name, values in known.items()
+               if len(values) > MOST_VALUES}  # fmt: skip
+    if reasons and (wanted or len(reasons) == len(known)):
+        name, why = next(iter(reasons.items()))
+        raise UserError(f"group {name!r} cannot be probed: {why}; name other groups with --group")
+    return {name: values for name, values in known.items() if name not in reasons}, reasons
 
 
 def probe(
@@ -122,7 +122,7 @@ def probe(
     train: Mapping[str, Group],
     asked: Mapping[str, Group],
     products: Sequence[str],
-    seed: int,
+    settings: Settings = DEFAULTS,
 ) -> tuple[dict[str, dict[str, Hits]], dict[str, float]]:
     """Head → group → hits, and the C chosen for each group.
 
@@ -135,12 +135,14 @@ def probe(
     Raises:
         UserError: embeddings that are not finite, or fewer than k neighbours.
     """
+    from tqdm.auto import tqdm
+
     answers: dict[str, dict[str, Hits]] = {head: {} for head in ("linear", *(f"knn@{k}" for k in NEIGHBOURS))}
     chosen = {}
     with errors_of(name):
         known, new = (unit_rows(rows, "image").exact(slice(None)) for rows in (learnt, tested))
-    held_out = _held_out(products, seed)
-    for group in asked.values():
+    held_out = _held_out(products, settings.seed)
+    for group in tqdm(asked.values(), desc="probing", unit="group", disable=not (settings.progress and is_main())):
         pairs = train[group.name]
         scores, chosen[group.name] = linear_scores(known, new, pairs, held_out)
         answers["linear"][group.name] = hits(scores, group, 0.0)
@@ -148,46 +150,6 @@ def probe(
             # One vote tells one class: what the three best of it are is no question.
             answers[f"knn@{k}"][group.name] = {at: found for at, found in hits(votes, group, 0.0).items() if at <= k}
     return answers, chosen
-
-
-def linear_scores(
-    learnt: Floats, tested: Floats, train: Group, held_out: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], float]:
-    """(N, C) log-probabilities of the tested pictures, and the C that was chosen.
-
-    Args:
-        held_out: (T,) train pictures that choose C.
-    """
-    aside = held_out[train.row]
-    fit, check = (_pairs(train, keep) for keep in (~aside, aside))
-    strength = STRENGTHS[len(STRENGTHS) // 2]
-    mean = learnt.mean(0)
-    scale = max(float((learnt - mean).std()), 1e-9)
-    learnt, tested = (learnt - mean) / scale, (tested - mean) / scale
-    if len(check.row) and len(np.unique(fit.code)) > 1:
-        right = []
-        for c in STRENGTHS:
-            found = hits(_log_probabilities(learnt, learnt, fit, c), check, 0.0)[1]
-            right.append(found.mean())
-        strength = STRENGTHS[int(np.argmax(right))]
-    return _log_probabilities(learnt, tested, train, strength), strength
-
-
-def _log_probabilities(learnt: Floats, tested: Floats, train: Group, strength: float) -> NDArray[np.float64]:
-    """(N, C); a value without train pictures is below all others."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    scores = np.full((len(tested), len(train.values)), -1e9)
-    seen = np.unique(train.code)
-    if len(seen) < 2:  # nothing to fit
-        scores[:, seen] = 0
-        return scores
-    with warnings.catch_warnings():  # nearly separable: further iterations do not change the order
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(learnt[train.row], train.code)
-        scores[:, seen] = fitted.predict_log_proba(tested)
-    return np.maximum(scores, -1e9)
 
 
 def neighbour_votes(learnt: Floats, tested: Floats, train: Group) -> Iterator[NDArray[np.float64]]:
@@ -220,20 +182,15 @@ def _held_out(products: Sequence[str], seed: int) -> NDArray[np.bool_]:
     return (order < max(1, len(names) // HELD_OUT))[place]
 
 
-def _pairs(group: Group, keep: NDArray[np.bool_]) -> Group:
-    return Group(group.name, group.values, group.row[keep], group.code[keep])
-
-
 def _named(
     answers: Mapping[str, Mapping[str, Hits]],
     asked: Mapping[str, Group],
     items: Sequence[str],
-    bootstrap: int,
-    seed: int,
+    resampling: tuple[int, int],
 ) -> dict[str, Any]:
     """Every head's scores, called HEAD:ACCURACY."""
     return {
         f"{head}:{name}": score
         for head, of in answers.items()
-        for name, score in accuracy_scores(of, asked, items, bootstrap, seed).items()
+        for name, score in accuracy_scores(of, asked, items, *resampling).items()
     }

@@ -1,4 +1,4 @@
-"""Attribute values as sentences: the templates whose embeddings are averaged to a class (CLIP, section 3.1.4).
+"""Attribute values as sentences: the prompts whose embeddings `eval.classes` averages to a class (CLIP, section 3.1.4).
 
     >>> prompts("neckline", "v-shaped", model.captions)
     ['garment with v-shaped neckline', 'a photo of a garment with a v-shaped neckline', …]
@@ -84,6 +84,22 @@ def templates_with(changes: Iterable[str]) -> dict[str, tuple[str, ...]]:
             raise UserError(f"expected --prompt 'GROUP=a template with {{value}}', got {change!r}")
         given[group] = (*given.get(group, ()), template)
     return TEMPLATES | given
+
+
+def sentences(group: str, value: str, captions: Captions, written: Sequence[str] = ()) -> list[str]:
+    """The prompts of a value where templates are given once for all groups, as DeepFashion's benchmark asks.
+
+    Args:
+        written: sentences with {} for the value; none: the model's own caption of the value alone, or the bare value
+            where its captions do not name the group.
+
+    Raises:
+        UserError: a sentence without {}.
+    """
+    for sentence in written:
+        if "{}" not in sentence:
+            raise UserError(f"expected {{}} in a prompt, where the value goes, got {sentence!r}")
+    return [sentence.replace("{}", value) for sentence in written] or [captions.render({group: value}) or value]
 
 
 def _own(template: str, group: str, value: str) -> str:

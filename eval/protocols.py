@@ -23,8 +23,10 @@ from eval.options import (
     Prompts,
     Seed,
     Split,
+    with_settings,
     written,
 )
+from eval.settings import Settings
 
 
 def robustness(
@@ -70,6 +72,7 @@ def robustness(
     written(json, figure)
 
 
+@with_settings(but=("untuned",))
 def cross_domain(
     checkpoint: Checkpoint,
     catalogue: Catalogues,
@@ -81,12 +84,8 @@ def cross_domain(
         list[str] | None, typer.Option(metavar="NAME=COLUMN", help="Columns of the other table, as `fclip catalogue`.")
     ] = None,
     prompt: Prompts = None,
-    json: Json = None,
-    baselines: Annotated[bool, typer.Option(help="Measure chance and the most frequent class too.")] = True,
-    bootstrap: Bootstrap = 1000,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    catalogue_format: Format = None,
+    *,
+    settings: Settings,
 ) -> None:
     """What a model keeps on pictures of another kind: zero-shot accuracy and surfacing accuracy on the same classes.
 
@@ -101,10 +100,8 @@ def cross_domain(
     """
     from eval.cross_domain import run_cross_domain
 
-    settings: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "batch_size": batch_size, "out": json}
-    settings |= {"other_columns": other_map or (), "prompts": prompt or (), "baselines": baselines}
-    result = run_cross_domain(checkpoint, catalogue, split, other, mapping, other_split, **settings,
-                              catalogue_format=catalogue_format, progress=sys.stderr.isatty())  # fmt: skip
+    asked: dict[str, Any] = {"other_columns": other_map or (), "prompts": prompt or ()}
+    result = run_cross_domain(checkpoint, catalogue, split, other, mapping, other_split, settings, **asked)
     measured, counts = result["metrics"], result["counts"]
     chance = result.get("baselines", {}).get("other", {})
     rows = {name: [measured["own"][name], measured["other"][name], result["gap"][name],
@@ -120,9 +117,10 @@ def cross_domain(
     for group, values in result["unmapped"].items():
         if values:
             print(f"not mapped, left out: {group}: {', '.join(f'{value} ({n})' for value, n in values.items())}")
-    written(json)
+    written(settings.out)
 
 
+@with_settings(but=("untuned",))
 def attributes(
     catalogue: Catalogues,
     checkpoint: AnyCheckpoint = None,
@@ -133,12 +131,8 @@ def attributes(
     group: Annotated[list[str] | None, typer.Option(help="An attribute group; repeat it. All when not given.")] = None,
     prompt: Prompts = None,
     k: Annotated[list[int], typer.Option(min=1, help="How many values are taken; repeat it.")] = [3, 5],  # noqa: B006
-    json: Json = None,
-    baselines: Annotated[bool, typer.Option(help="Measure chance and the most frequent values too.")] = True,
-    bootstrap: Bootstrap = 1000,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    catalogue_format: Format = None,
+    *,
+    settings: Settings,
 ) -> None:
     """DeepFashion's category and attribute prediction: top-k accuracy and top-k recall by group.
 
@@ -151,10 +145,8 @@ def attributes(
     """
     from eval.attributes import run_attributes
 
-    settings: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "batch_size": batch_size, "out": json, "ks": k}
-    settings |= {"groups": group or (), "prompts": prompt or (), "baselines": baselines}
-    result = run_attributes(catalogue, split, checkpoint=checkpoint, predictions=predictions, **settings,
-                            catalogue_format=catalogue_format, progress=sys.stderr.isatty())  # fmt: skip
+    asked: dict[str, Any] = {"groups": group or (), "prompts": prompt or (), "ks": k}
+    result = run_attributes(catalogue, split, settings, checkpoint=checkpoint, predictions=predictions, **asked)
     found = {key: value for key, value in result.get("baselines", {}).items() if key != "left_out"}
     rows = {name: [value, *(of.get(name) for of in found.values())] for name, value in result["metrics"].items()}
     _print(_about(result), [result["model"]["name"], *(name.replace("_", " ") for name in found)], rows)
@@ -164,7 +156,7 @@ def attributes(
         more = ", …" * (len(unseen) > 5)
         print(f"{len(unseen)} values of this split are never seen in training: {', '.join(unseen[:5])}{more}")
     _remarks(result)
-    written(json)
+    written(settings.out)
 
 
 def landmarks(

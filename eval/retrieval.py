@@ -49,9 +49,9 @@ from eval.metrics.search import Found, top_k
 from eval.protocol import errors_of, note, open_untuned, train_rows
 from eval.retrieval_answers import Embedded, answer, check, examples, most_frequent, relevant_of, texts_of, ties
 from eval.retrieval_tasks import TASKS, Pictures, Task, marqo_tasks, own_tasks, pair_tasks, read_pictures
+from eval.settings import DEFAULTS, Settings
 from eval.subject import Subject, embed_images, embed_texts, head, mean_scores, open_subject
 from fclip.errors import UserError, nearest
-from fclip.files import writable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -76,71 +76,51 @@ def run_retrieval(
     checkpoint: str | Path,
     catalogue: str | Path | Sequence[str | Path],
     split: str,
-    out: str | Path | None = None,
-    baselines: bool = True,
+    settings: Settings = DEFAULTS,
     *,
     protocol: str = "own",
     tasks: Sequence[str] = (),
     ks: Sequence[int] = (),
     category: str | None = None,
     image_weight: float = 0.9,
-    untuned: str | None = None,
-    catalogue_format: str | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    batch_size: int = 64,
-    progress: bool = True,
 ) -> dict[str, Any]:
     """Measures, writes the JSON, returns it.
 
     Args:
-        checkpoint, catalogue, split, catalogue_format: as `eval.subject.open_subject`.
-        out: the JSON file; None writes nothing.
-        baselines: measure chance, frequency, pixels and colours too.
+        checkpoint, catalogue, split: as `eval.subject.open_subject`.
+        settings: their seed also draws Marqo's queries.
         protocol: a key of `PROTOCOLS`.
         tasks: some of `TASKS`; none: those of the protocol that this split can be asked.
         ks: none: the protocol's.
         category: the column or attribute group of categories; None: the first of `retrieval_tasks.CATEGORIES`.
         image_weight: of a product's pictures against its caption.
-        untuned: a model to stand beside; None: none.
-        bootstrap: resamples for the intervals; 0: none.
-        seed: of the resamples and of Marqo's queries.
 
     Raises:
         UserError: the input is not usable, fewer than k candidates, or no query has a relevant item.
     """
-    target = None if out is None else writable(out)
+    target = settings.target
     _check_options(protocol, tasks, ks, image_weight)
-    subject = open_subject(checkpoint, catalogue, split, catalogue_format)
-    reference = open_untuned(untuned, subject)
-    wordless = [one for one in (subject.model, reference) if one is not None and not one.reads_text]
-    if wordless and not tasks:
+    subject = open_subject(checkpoint, catalogue, split, settings.catalogue_format)
+    reference = open_untuned(settings.untuned, subject)
+    if not tasks and any(one is not None and not one.reads_text for one in (subject.model, reference)):
         tasks = ("image_to_image",)  # the others ask or find words
     pictures = read_pictures(subject.pictures, subject.model.captions, category)
-    images = embed_images(subject.model, subject.pictures, batch_size=batch_size, progress=progress)
-    asked = _asked(subject, pictures.take(images.rows), images.rows, protocol, tasks, ks, image_weight, seed)
+    images = embed_images(subject.model, subject.pictures, **settings.embedding)
+    asked = _asked(subject, pictures.take(images.rows), images.rows, protocol, tasks, ks, image_weight, settings.seed)
     found = _found(subject.model, asked, images.vectors)
     values = {name: _values(f.ranking, asked.ks, protocol) for name, f in found.items()}
-    result = _result(subject, asked, found, values, protocol, bootstrap, seed)
+    result = _result(subject, asked, found, values, protocol, settings)
     result["counts"]["without_caption"] = sum(not text for text in pictures.texts)
     result["counts"]["unreadable"], result["skipped"] = len(images.skipped), [list(map(str, s)) for s in images.skipped]
-    if baselines:
-        result["baselines"] = _baselines(subject, asked, found, protocol, category, bootstrap, seed)
+    if settings.baselines:
+        result["baselines"] = _baselines(subject, asked, found, protocol, category, settings)
     if reference is not None:
-        other = embed_images(reference, asked.shown, batch_size=batch_size, progress=progress)
+        other = embed_images(reference, asked.shown, **settings.embedding)
         theirs = _found(reference, asked, other.vectors)
-        scores = _scores(asked, {n: _values(f.ranking, asked.ks, protocol) for n, f in theirs.items()}, bootstrap, seed)
+        scores = _scores(asked, {n: _values(f.ranking, asked.ks, protocol) for n, f in theirs.items()}, settings)
         result.setdefault("baselines", {"left_out": {}})["untuned"] = scores
-    options: dict[str, Any] = {
-        "protocol": protocol,
-        "task": list(tasks),
-        "k": list(ks),
-        "category": category,
-        "untuned": untuned,
-    }
-    options |= {"image-weight": image_weight, "bootstrap": bootstrap, "seed": seed, "batch-size": batch_size}
-    options |= {"no-baselines": not baselines, "format": catalogue_format}
-    note(result, subject, options, target)
+    options = {"protocol": protocol, "task": list(tasks), "k": list(ks), "category": category}
+    note(result, subject, options | {"image-weight": image_weight} | settings.options, target)
     return result
 
 
@@ -206,11 +186,11 @@ def _of_protocol(values: Values, ks: Sequence[int], protocol: str) -> Values:
     return values
 
 
-def _scores(asked: Asked, values: dict[str, Values], bootstrap: int, seed: int) -> dict[str, Any]:
+def _scores(asked: Asked, values: dict[str, Values], settings: Settings) -> dict[str, Any]:
     """Every task's scores, called TASK:METRIC."""
     scores: dict[str, Any] = {}
     for name, of_task in values.items():
-        found = mean_scores(of_task, asked.tasks[name].units, bootstrap, seed)
+        found = mean_scores(of_task, asked.tasks[name].units, *settings.resampling)
         scores |= {f"{name}:{metric}": score for metric, score in found.items()}
     return scores
 
@@ -221,8 +201,7 @@ def _result(
     found: dict[str, Found],
     values: dict[str, Values],
     protocol: str,
-    bootstrap: int,
-    seed: int,
+    settings: Settings,
 ) -> dict[str, Any]:
     counts: dict[str, Any] = {"pictures": len(asked.shown), "products": len(set(asked.shown["item"][:]))}
     counts["tasks"] = {
@@ -234,13 +213,13 @@ def _result(
         }
         for name, task in asked.tasks.items()
     }
-    result = head("retrieval", subject, counts, bootstrap, seed) | {"variant": protocol, "k": list(asked.ks)}
+    result = head("retrieval", subject, counts, *settings.resampling) | {"variant": protocol, "k": list(asked.ks)}
     result["units"] = {name: task.unit for name, task in asked.tasks.items()}
     result["tasks_left_out"] = asked.left_out
     if subject.split not in ("train", "all"):
         trained = {subject.whole["item"][row] for row in train_rows(subject)}
         result["products_in_train"] = len(trained & set(asked.shown["item"][:]))
-    result["metrics"] = _scores(asked, values, bootstrap, seed)
+    result["metrics"] = _scores(asked, values, settings)
     result["queries"] = {
         name: {"unit": task.units, "first": found[name].ranking.first.tolist()} for name, task in asked.tasks.items()
     }
@@ -254,8 +233,7 @@ def _baselines(
     found: dict[str, Found],
     protocol: str,
     category: str | None,
-    bootstrap: int,
-    seed: int,
+    settings: Settings,
 ) -> dict[str, Any]:
     """Chance, frequency, pixels and colours, each on the tasks that it can answer."""
     ks, left_out = asked.ks, {}
@@ -276,7 +254,7 @@ def _baselines(
             values[name]["image_to_image"] = _values(nearby.ranking, ks, protocol)
     else:
         left_out |= dict.fromkeys(("pixels", "histogram"), "they find pictures by pictures only")
-    scores = {name: _scores(asked, of_tasks, bootstrap, seed) for name, of_tasks in values.items() if of_tasks}
+    scores = {name: _scores(asked, of_tasks, settings) for name, of_tasks in values.items() if of_tasks}
     return scores | {"left_out": left_out}
 
 

@@ -5,28 +5,15 @@ python -m eval retrieval --checkpoint runs/plain --catalogue data/catalogue --sp
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
-from eval.options import (
-    Baselines,
-    BatchSize,
-    Bootstrap,
-    Catalogues,
-    Checkpoint,
-    Format,
-    Groups,
-    Json,
-    Ks,
-    Seed,
-    Split,
-    Untuned,
-    written,
-)
+from eval.options import Catalogues, Checkpoint, Groups, Ks, Split, with_settings, written
+from eval.settings import Settings
 
 
+@with_settings()
 def retrieval(
     checkpoint: Checkpoint,
     catalogue: Catalogues,
@@ -36,13 +23,8 @@ def retrieval(
     k: Ks = None,
     category: Annotated[str | None, typer.Option(help="Column or attribute group of the categories.")] = None,
     image_weight: Annotated[float, typer.Option(help="Of a product's pictures against its caption.")] = 0.9,
-    untuned: Untuned = None,
-    json: Json = None,
-    baselines: Baselines = True,
-    bootstrap: Bootstrap = 1000,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    catalogue_format: Format = None,
+    *,
+    settings: Settings,
 ) -> None:
     """Texts, pictures, categories and products that find each other.
 
@@ -56,14 +38,13 @@ def retrieval(
     from eval.protocol import show
     from eval.retrieval import remarks, run_retrieval, tables
 
-    settings: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "batch_size": batch_size, "untuned": untuned}
-    settings |= {"tasks": task or (), "ks": k or (), "category": category, "image_weight": image_weight}
-    settings |= {"protocol": protocol, "catalogue_format": catalogue_format, "progress": sys.stderr.isatty()}
-    result = run_retrieval(checkpoint, catalogue, split, json, baselines, **settings)
+    asked: dict[str, Any] = {"protocol": protocol, "tasks": task or (), "ks": k or (), "category": category}
+    result = run_retrieval(checkpoint, catalogue, split, settings, **asked, image_weight=image_weight)
     show(result, tables(result), remarks(result))
-    written(json)
+    written(settings.out)
 
 
+@with_settings()
 def zero_shot(
     checkpoint: Checkpoint,
     catalogue: Catalogues,
@@ -72,13 +53,8 @@ def zero_shot(
     prompt: Annotated[
         list[str] | None, typer.Option(metavar="GROUP=TEXT", help="A template with {value}; repeat it.")
     ] = None,
-    untuned: Untuned = None,
-    json: Json = None,
-    baselines: Baselines = True,
-    bootstrap: Bootstrap = 1000,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    catalogue_format: Format = None,
+    *,
+    settings: Settings,
 ) -> None:
     """Attributes by their nearest prompts, without training on them.
 
@@ -90,25 +66,19 @@ def zero_shot(
     from eval.protocol import show
     from eval.zero_shot import run_zero_shot
 
-    settings: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "batch_size": batch_size, "untuned": untuned}
-    settings |= {"groups": group or (), "templates": prompt or (), "catalogue_format": catalogue_format}
-    result = run_zero_shot(checkpoint, catalogue, split, json, baselines, **settings, progress=sys.stderr.isatty())
+    result = run_zero_shot(checkpoint, catalogue, split, settings, groups=group or (), templates=prompt or ())
     show(result, tables(result, [""]), remarks(result))
-    written(json)
+    written(settings.out)
 
 
+@with_settings()
 def probe(
     checkpoint: Checkpoint,
     catalogue: Catalogues,
     split: Split = "test",
     group: Groups = None,
-    untuned: Untuned = None,
-    json: Json = None,
-    baselines: Baselines = True,
-    bootstrap: Bootstrap = 1000,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    catalogue_format: Format = None,
+    *,
+    settings: Settings,
 ) -> None:
     """Attributes by a linear probe and by nearest neighbours on frozen embeddings, trained on the train split.
 
@@ -119,55 +89,41 @@ def probe(
     from eval.probe import NEIGHBOURS, run_probe
     from eval.protocol import show
 
-    settings: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "batch_size": batch_size, "untuned": untuned}
-    settings |= {"groups": group or (), "catalogue_format": catalogue_format, "progress": sys.stderr.isatty()}
-    result = run_probe(checkpoint, catalogue, split, json, baselines, **settings)
+    result = run_probe(checkpoint, catalogue, split, settings, groups=group or ())
     show(result, tables(result, ["linear:", *[f"knn@{k}:" for k in NEIGHBOURS]]), remarks(result))
-    written(json)
+    written(settings.out)
 
 
+@with_settings()
 def inshop(
     checkpoint: Checkpoint,
     catalogue: Catalogues,
     k: Ks = None,
-    untuned: Untuned = None,
-    json: Json = None,
-    baselines: Baselines = True,
-    bootstrap: Bootstrap = 1000,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    catalogue_format: Format = None,
+    *,
+    settings: Settings,
 ) -> None:
     """DeepFashion's In-shop retrieval: pictures of `query` find their product in `gallery`.
 
     \b
     python -m eval inshop --checkpoint runs/plain --catalogue data/inshop --untuned fashionclip --json inshop.json
     """
-    from eval.image_retrieval import KS, Settings, remarks, tables
+    from eval.image_retrieval import KS, remarks, tables
     from eval.inshop import run_inshop
     from eval.protocol import show
 
-    ks = tuple(sorted({*(k or KS)}))
-    settings = Settings(ks, baselines, bootstrap, seed, batch_size, sys.stderr.isatty())
-    result = run_inshop(
-        checkpoint, catalogue, json, untuned=untuned, catalogue_format=catalogue_format, settings=settings
-    )
+    result = run_inshop(checkpoint, catalogue, settings, ks=k or KS)
     show(result, tables(result), remarks(result))
-    written(json)
+    written(settings.out)
 
 
+@with_settings()
 def consumer2shop(
     checkpoint: Checkpoint,
     catalogue: Catalogues,
     split: Annotated[str, typer.Option(help="Whose photographs ask: test or val.")] = "test",
     k: Ks = None,
-    untuned: Untuned = None,
-    json: Json = None,
-    baselines: Baselines = True,
-    bootstrap: Bootstrap = 1000,
-    seed: Seed = 0,
-    batch_size: BatchSize = 64,
-    catalogue_format: Format = None,
+    *,
+    settings: Settings,
 ) -> None:
     """DeepFashion's Consumer-to-shop retrieval: customers' photographs find the product among the shops' pictures.
 
@@ -175,16 +131,12 @@ def consumer2shop(
     python -m eval consumer2shop --checkpoint runs/plain --catalogue data/consumer2shop --json consumer2shop.json
     """
     from eval.consumer2shop import run_consumer2shop
-    from eval.image_retrieval import KS, Settings, remarks, tables
+    from eval.image_retrieval import KS, remarks, tables
     from eval.protocol import show
 
-    ks = tuple(sorted({*(k or KS)}))
-    settings = Settings(ks, baselines, bootstrap, seed, batch_size, sys.stderr.isatty())
-    result = run_consumer2shop(
-        checkpoint, catalogue, split, json, untuned=untuned, catalogue_format=catalogue_format, settings=settings
-    )
+    result = run_consumer2shop(checkpoint, catalogue, split, settings, ks=k or KS)
     show(result, tables(result), remarks(result))
-    written(json)
+    written(settings.out)
 
 
 RETRIEVAL_COMMANDS = (retrieval, zero_shot, probe, inshop, consumer2shop)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from eval.attribute_groups import (
     Group,
+    Scores,
     accuracy_scores,
     chance_hits,
     class_recall,
@@ -35,17 +36,18 @@ from eval.attribute_groups import (
     vocabulary,
 )
 from eval.baselines import by_distance, colour_histograms, thumbnails
-from eval.metrics.vectors import unit_rows
+from eval.classes import ClassCosines, class_vectors
+from eval.metrics.vectors import UnitRows, slices, unit_rows
 from eval.prompts import prompts, templates_with
 from eval.protocol import errors_of, note, open_untuned, train_rows
-from eval.subject import Subject, embed_images, embed_texts, head, open_subject
+from eval.settings import DEFAULTS, Settings
+from eval.subject import Subject, embed_images, head, open_subject
 from fclip.errors import UserError
-from fclip.files import writable
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Scores = Callable[[Group], NDArray[Any]]
+ScoresOf = Callable[[Group], Scores]
 """Group → (N, C), higher is better."""
 WIDEST = 60  # values up to which a group's confusion matrix is told
 
@@ -54,36 +56,27 @@ def run_zero_shot(
     checkpoint: str | Path,
     catalogue: str | Path | Sequence[str | Path],
     split: str,
-    out: str | Path | None = None,
-    baselines: bool = True,
+    settings: Settings = DEFAULTS,
     *,
     groups: Sequence[str] = (),
     templates: Sequence[str] = (),
-    untuned: str | None = None,
-    catalogue_format: str | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    batch_size: int = 64,
-    progress: bool = True,
 ) -> dict[str, Any]:
     """Measures, writes the JSON, returns it.
 
     Args:
-        checkpoint, catalogue, split, catalogue_format: as `eval.subject.open_subject`.
-        out: the JSON file; None writes nothing.
-        baselines: measure chance, frequency, pixels, colours and one prompt too.
+        checkpoint, catalogue, split: as `eval.subject.open_subject`.
+        settings: the untuned model is asked with the same prompts.
         groups: attribute groups; none: all with two values or more.
         templates: as `eval.prompts.templates_with` takes them.
-        untuned: a model to stand beside, asked with the same prompts.
 
     Raises:
         UserError: the input is not usable, or nothing is known of the split's pictures.
     """
-    target, known_templates = None if out is None else writable(out), templates_with(templates)
-    subject = open_subject(checkpoint, catalogue, split, catalogue_format)
+    target, known_templates = settings.target, templates_with(templates)
+    subject = open_subject(checkpoint, catalogue, split, settings.catalogue_format)
     subject.model.require_text()
-    reference, known = open_untuned(untuned, subject), vocabulary(subject.whole, groups)
-    images = embed_images(subject.model, subject.pictures, batch_size=batch_size, progress=progress)
+    reference, known = open_untuned(settings.untuned, subject), vocabulary(subject.whole, groups)
+    images = embed_images(subject.model, subject.pictures, **settings.embedding)
     shown = subject.pictures.select([int(row) for row in images.rows])
     asked = known_groups(shown, known, split)
     said = {
@@ -91,32 +84,34 @@ def run_zero_shot(
         for g in asked.values()
         for v in g.values
     }
-    scores = by_prompts(subject.model, images.vectors, said)
+    with errors_of(subject.model.name):
+        pictures = unit_rows(images.vectors, "image")
+    scores = by_prompts(subject.model, pictures, said)
     answers = {name: hits(scores(group), group) for name, group in asked.items()}
     items = [str(item) for item in shown["item"][:]]
-    result = head("zero-shot", subject, counts_of(asked, items, len(images.skipped)), bootstrap, seed)
+    result = head("zero-shot", subject, counts_of(asked, items, len(images.skipped)), *settings.resampling)
     result |= {"groups": list(asked), "skipped": [list(map(str, s)) for s in images.skipped]}
     result["prompts"] = {name: {v: said[name, v] for v in group.values} for name, group in asked.items()}
     train = read_groups(subject.whole.select(train_rows(subject)), known)
     result["unseen"] = unseen(asked, train)
-    result["metrics"] = accuracy_scores(answers, asked, items, bootstrap, seed)
+    result["metrics"] = accuracy_scores(answers, asked, items, *settings.resampling)
     result["per_class"] = {name: class_recall(answers[name], group) for name, group in asked.items()}
     result["confusion"] = {name: confusion_of(scores(group), group) for name, group in asked.items()}
-    others: dict[str, Scores] = {}
-    if baselines:
-        others["single_prompt"] = by_prompts(subject.model, images.vectors, {key: p[:1] for key, p in said.items()})
+    others: dict[str, ScoresOf] = {}
+    if settings.baselines:
+        others["single_prompt"] = by_prompts(subject.model, pictures, {key: p[:1] for key, p in said.items()})
     if reference is not None:
-        theirs = embed_images(reference, shown, batch_size=batch_size, progress=progress)
-        others["untuned"] = by_prompts(reference, theirs.vectors, said)
-    measured = baseline_answers(subject, shown, asked, train) if baselines else ({}, {})
+        theirs = embed_images(reference, shown, **settings.embedding)
+        with errors_of(reference.name):
+            others["untuned"] = by_prompts(reference, unit_rows(theirs.vectors, "image"), said)
+    measured = baseline_answers(subject, shown, asked, train) if settings.baselines else ({}, {})
     beside = measured[0] | {
         name: {g: hits(of(group), group) for g, group in asked.items()} for name, of in others.items()
     }
-    found = {name: accuracy_scores(of, asked, items, bootstrap, seed) for name, of in beside.items()}
+    found = {name: accuracy_scores(of, asked, items, *settings.resampling) for name, of in beside.items()}
     if found:
         result["baselines"] = found | {"left_out": measured[1]}
-    options = {"group": list(groups), "prompt": list(templates), "untuned": untuned, "bootstrap": bootstrap}
-    options |= {"seed": seed, "batch-size": batch_size, "no-baselines": not baselines, "format": catalogue_format}
+    options = {"group": list(groups), "prompt": list(templates)} | settings.options
     note(result, subject, options, target)
     return result
 
@@ -133,24 +128,14 @@ def known_groups(shown: Dataset, known: Mapping[str, Sequence[str]], split: str)
     return found
 
 
-def by_prompts(model: Any, images: NDArray[Any], said: Mapping[tuple[str, str], Sequence[str]]) -> Scores:
-    """Cosines of pictures (N, D) to the classes.
+def by_prompts(model: Any, pictures: UnitRows, said: Mapping[tuple[str, str], Sequence[str]]) -> ScoresOf:
+    """Cosines of pictures to the classes of a group, a part of the pictures at a time.
 
     Args:
         said: (group, value) → prompts.
     """
-    texts = list(dict.fromkeys(text for written in said.values() for text in written))
-    with errors_of(model.name):
-        pictures = unit_rows(images, "image")
-        vectors = unit_rows(embed_texts(model, texts), "text").exact(slice(None))
-    place = {text: i for i, text in enumerate(texts)}
-    means = {key: vectors[[place[text] for text in written]].mean(0) for key, written in said.items()}
-
-    def scores(group: Group) -> NDArray[Any]:
-        classes = np.stack([means[group.name, value] for value in group.values])
-        return pictures.exact(slice(None)) @ (classes / np.linalg.norm(classes, axis=1, keepdims=True)).T
-
-    return scores
+    vectors = class_vectors(model, said)
+    return lambda group: ClassCosines(pictures, np.stack([vectors[group.name, value] for value in group.values]))
 
 
 def counts_of(asked: Mapping[str, Group], items: Sequence[str], unreadable: int) -> dict[str, Any]:
@@ -171,7 +156,7 @@ def unseen(asked: Mapping[str, Group], train: Mapping[str, Group]) -> dict[str, 
     return {name: values for name, values in found.items() if values}
 
 
-def confusion_of(scores: NDArray[Any], group: Group) -> dict[str, Any]:
+def confusion_of(scores: Scores, group: Group) -> dict[str, Any]:
     """The values and the matrix (true, answered), or why it is not told."""
     if len(group.values) > WIDEST:
         return {"left_out": f"{len(group.values)} values are more than {WIDEST}"}
@@ -187,7 +172,8 @@ def baseline_answers(
     found = {
         "chance": {name: chance_hits(group) for name, group in asked.items()},
         "most_frequent": {
-            name: hits(np.tile(learnt[name].counts(), (n, 1)), group, 0.0) for name, group in asked.items()
+            name: hits(np.broadcast_to(learnt[name].counts(), (n, len(group.values))), group, 0.0)
+            for name, group in asked.items()
         },
     }
     if subject.split in ("train", "all"):
@@ -203,20 +189,21 @@ def baseline_answers(
     return found, {}
 
 
-def nearest_of_class(queries: NDArray[Any], gallery: NDArray[Any], group: Group, step: int = 1024) -> NDArray[Any]:
+def nearest_of_class(queries: NDArray[Any], gallery: NDArray[Any], group: Group, cells: int = 1 << 23) -> NDArray[Any]:
     """(N, C) the similarity of the nearest gallery picture of each class; below all others where it has none.
 
     Args:
         queries, gallery: (N, D), (T, D); similar is what has a large dot product.
         group: the pairs of the gallery.
+        cells: similarities in memory at once.
     """
     order = np.argsort(group.code, kind="stable")
     starts = np.searchsorted(group.code[order], np.arange(len(group.values)))
     filled = np.flatnonzero(group.counts())
     best = np.full((len(queries), len(group.values)), -np.inf, np.float32)
-    for start in range(0, len(queries) if len(filled) else 0, step):
-        near = queries[start : start + step] @ gallery.T
-        best[start : start + step, filled] = np.maximum.reduceat(near[:, group.row[order]], starts[filled], axis=1)
+    for part in slices(len(queries) if len(filled) else 0, max(1, cells // max(len(order), 1))):
+        near = queries[part] @ gallery.T
+        best[part, filled] = np.maximum.reduceat(near[:, group.row[order]], starts[filled], axis=1)
     least = best[np.isfinite(best)].min(initial=0) - 1
     return np.where(np.isfinite(best), best, least)
 

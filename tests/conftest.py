@@ -249,7 +249,7 @@ def world(monkeypatch):
         skipped = [(name, "cut off") for name in names if name in World.broken]
         return ImageEmbeddings(model.vectors([names[i] for i in rows]), np.array(rows), skipped)
 
-    for module in ("retrieval", "zero_shot", "probe", "inshop", "consumer2shop", "image_retrieval"):
+    for module in ("retrieval", "zero_shot", "probe", "inshop", "consumer2shop", "image_retrieval", "classes"):
         for name, fake in {
             "open_subject": open_subject,
             "embed_images": embed_images,

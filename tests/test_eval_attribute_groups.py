@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from fakes import row
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, recall_score, top_k_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from eval.__main__ import main
 from eval.attribute_groups import Group, accuracy_scores, chance_hits, confusion, hits, read_groups, vocabulary
-from eval.probe import linear_scores, neighbour_votes, run_probe
+from eval.probe import neighbour_votes, run_probe
 from eval.prompts import prompts, templates_with
+from eval.settings import Settings
 from eval.zero_shot import nearest_of_class, run_zero_shot
 from fclip.captions import Captions
 from fclip.catalogue.schema import features
@@ -65,6 +65,51 @@ def test_micro_weighs_pairs_and_macro_groups():
     assert (found["top3"]["value"], found["top3:two"]["value"], "top3:one" in found) == (1, 1, False)
 
 
+def test_balanced_accuracy_resamples_products_as_a_loop_does():
+    rng = np.random.default_rng(0)
+    codes, items = rng.choice(3, 40, p=[0.7, 0.25, 0.05]), [f"p{n}" for n in rng.integers(12, size=40)]
+    right = rng.integers(2, size=40).astype(float)
+    found = accuracy_scores({"g": {1: right}}, {"g": group(codes, "abc")}, items, 200, seed=3)["balanced:g"]
+    products, draws, means = sorted(set(items)), np.random.default_rng(3), []
+    for chosen in draws.integers(len(products), size=(200, len(products))):
+        rows = [n for c in chosen for n, item in enumerate(items) if item == products[c]]
+        classes = [[right[n] for n in rows if codes[n] == c] for c in range(3)]
+        means.append(np.mean([np.mean(of) for of in classes if of]))
+    assert [found["low"], found["high"]] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=1e-6)
+    assert found["low"] < found["value"] < found["high"]
+    alone = accuracy_scores({"g": {1: right}}, {"g": group(codes, "abc")}, ["one"] * 40, 200)["balanced:g"]
+    assert (alone["value"], alone["low"]) == (found["value"], None)
+
+
+def test_scores_are_asked_for_a_part_of_the_pictures_at_a_time():
+    values, asked = np.random.default_rng(0).normal(size=(50, 4)), []
+
+    class Lazy:
+        def __getitem__(self, rows):
+            asked.append(len(rows))
+            return values[rows]
+
+    of = group(np.arange(60) % 4, "abcd", rows=np.sort(np.arange(60) % 50))
+    for cells in (4, 40, 1 << 20):
+        asked.clear()
+        assert {k: v.tolist() for k, v in hits(Lazy(), of, cells=cells).items()} == {
+            k: v.tolist() for k, v in hits(values, of).items()
+        }
+        np.testing.assert_array_equal(confusion(Lazy(), of, cells=cells), confusion(values, of))
+        assert max(asked) <= max(1, cells // 4)
+
+
+def test_groups_too_large_for_a_probe_are_left_out_and_named(world, monkeypatch, capsys):
+    world.catalogue = probed(world.catalogue)
+    monkeypatch.setattr("eval.probe.MOST_VALUES", 4)  # there are five colours
+    with pytest.raises(SystemExit) as end:
+        main(["probe", "--checkpoint", "fake", "--catalogue", "cat", "--bootstrap", "0"])
+    assert not end.value.code
+    assert "colour was left out: its 5 values are more than 4" in capsys.readouterr().out
+    with pytest.raises(UserError, match="group 'colour' cannot be probed: its 5 values are more than 4"):
+        run_probe("fake", "cat", "test", groups=["colour"])
+
+
 def test_groups_of_a_catalogue():
     rows = [row("a", "a", "train", colour="red"), row("b", "b", "test", colour="blue", kind="x")]
     catalogue = Dataset.from_list(rows, features=features(["colour", "kind", "use"], optional=["category"]))
@@ -94,7 +139,7 @@ def test_prompts_are_the_models_own_and_those_of_the_group():
 
 
 def test_zero_shot_is_the_nearest_mean_of_prompts(world):
-    result = run_zero_shot("fake", "cat", "test", bootstrap=0, progress=False, untuned="other")
+    result = run_zero_shot("fake", "cat", "test", Settings(bootstrap=0, untuned="other"))
     model, right, known = world.models["fake"], 0, 0
     cells = [cell for cell in world.catalogue if cell["split"] == "test"]
     for name in ("colour", "kind"):
@@ -122,25 +167,12 @@ def test_the_nearest_picture_of_each_class():
     rng = np.random.default_rng(0)
     queries, gallery = rng.normal(size=(5, 3)), rng.normal(size=(8, 3))
     pairs = group([0, 1, 1, 3, 0, 3, 1, 0, 1], rows=[0, 0, 1, 2, 3, 4, 5, 6, 7])
-    found = nearest_of_class(queries, gallery, pairs, step=2)
+    found = nearest_of_class(queries, gallery, pairs, cells=18)
     for q, query in enumerate(queries):
         for c in (0, 1, 3):
             members = pairs.row[pairs.code == c]
             assert found[q, c] == pytest.approx(max(query @ gallery[m] for m in members), abs=1e-6)
     assert (found[:, [2, 4]] < found[:, [0, 1, 3]].min()).all()
-
-
-def test_the_linear_probe_is_scikit_learns():
-    rng = np.random.default_rng(0)
-    codes = rng.integers(3, size=80)
-    known = rng.normal(size=(80, 4)) + 2 * np.eye(4)[codes]
-    new = rng.normal(size=(20, 4))
-    scores, strength = linear_scores(known, new, group(codes, "abc"), np.arange(80) % 5 == 0)
-    fitted = LogisticRegression(C=strength, max_iter=300)
-    mean, scale = known.mean(0), (known - known.mean(0)).std()
-    theirs = fitted.fit((known - mean) / scale, codes).predict_log_proba((new - mean) / scale)
-    np.testing.assert_allclose(scores, theirs, atol=1e-8)
-    assert strength > 1e-4  # separable: the weakest fit is not the best
 
 
 def test_neighbours_vote_as_in_scikit_learn():
@@ -167,7 +199,7 @@ def probed(catalogue):
 def test_probes_have_baselines_and_intervals(world, tmp_path):
     world.catalogue = probed(world.catalogue)
     out = tmp_path / "probe.json"
-    result = run_probe("fake", "cat", "test", out, bootstrap=20, progress=False, groups=["kind"])
+    result = run_probe("fake", "cat", "test", Settings(out, bootstrap=20), groups=["kind"])
     assert json.loads(out.read_text()) == result
     assert {name.split(":")[0] for name in result["metrics"]} == {"linear", "knn@1", "knn@5", "knn@20"}
     assert set(result["baselines"]["chance"]) == set(result["metrics"])

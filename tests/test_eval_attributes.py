@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from eval.attributes import class_vectors, run_attributes
+from eval.attributes import run_attributes
+from eval.classes import class_vectors
+from eval.prompts import sentences
+from eval.settings import Settings
 from fclip.catalogue.schema import features
 from fclip.catalogue.storage import save_catalogue
 from fclip.embedding import embed_catalogue, embed_texts
@@ -73,7 +76,7 @@ def naive(rows, scores, k):
 def test_scores_of_a_file_are_those_of_naive_loops(benchmark, file, monkeypatch):
     monkeypatch.setattr("eval.attributes.BLOCK", 7)
     path, rows = benchmark
-    result = run_attributes(path, "test", predictions=file[0], ks=[1, 2], bootstrap=40)
+    result = run_attributes(path, "test", predictions=file[0], ks=[1, 2], settings=Settings(bootstrap=40))
     tested = [row for row in rows if row["split"] == "test"]
     expected = naive(tested, file[1], 1) | naive(tested, file[1], 2)
     assert {name: of["value"] for name, of in result["metrics"].items()} == pytest.approx(expected, abs=1e-6)
@@ -86,7 +89,7 @@ def test_scores_of_a_file_are_those_of_naive_loops(benchmark, file, monkeypatch)
 
 def test_baselines_are_chance_and_frequency_in_training(benchmark, file):
     path, rows = benchmark
-    result = run_attributes(path, "test", predictions=file[0], ks=[1], bootstrap=0)
+    result = run_attributes(path, "test", predictions=file[0], ks=[1], settings=Settings(bootstrap=0))
     chance = {name: of["value"] for name, of in result["baselines"]["chance"].items()}
     assert chance["texture@1"] == 0.25
     assert (chance["style@1"], chance["category@1"]) == (0.5, 0.25)
@@ -100,7 +103,7 @@ def test_baselines_are_chance_and_frequency_in_training(benchmark, file):
 
 
 def test_a_group_smaller_than_k_is_left_out_and_named(benchmark, file):
-    result = run_attributes(benchmark[0], "test", predictions=file[0], bootstrap=0)
+    result = run_attributes(benchmark[0], "test", predictions=file[0], settings=Settings(bootstrap=0))
     assert result["too_small"] == {"@3": ["style"], "@5": ["category", "texture", "style"]}
     assert "style@3" not in result["metrics"]
     assert result["metrics"]["all_mean@3"] == result["metrics"]["texture@3"]
@@ -127,7 +130,13 @@ def test_a_model_is_asked_by_the_mean_of_its_prompts(model, catalogue, monkeypat
     monkeypatch.setattr("fclip.catalogue.open_catalogue", lambda paths, **_: catalogue)
     prompts = ["a photo of a {}", "{}, worn"]
     result = run_attributes(
-        "drawn", "train", checkpoint="tiny", groups=["category"], prompts=prompts, ks=[2], bootstrap=0
+        "drawn",
+        "train",
+        checkpoint="tiny",
+        groups=["category"],
+        prompts=prompts,
+        ks=[2],
+        settings=Settings(bootstrap=0),
     )
     part = catalogue.select([n for n, split in enumerate(catalogue["split"]) if split == "train"])
     values = sorted(set(catalogue["category"]))
@@ -141,11 +150,13 @@ def test_a_model_is_asked_by_the_mean_of_its_prompts(model, catalogue, monkeypat
         right.append(own in best)
     assert result["metrics"]["category@2"]["value"] == pytest.approx(np.mean(right), abs=1e-6)
     assert set(result["metrics"]) == {"category@2", "category_macro@2"}
-    np.testing.assert_allclose(class_vectors(model, "category", values, prompts), classes, atol=1e-6)
+    asked = {value: sentences("category", value, model.captions, prompts) for value in values}
+    np.testing.assert_allclose([*class_vectors(model, asked).values()], classes, atol=1e-6)
     plain = embed_texts(model, [model.captions.render({"category": v}) for v in values])
-    np.testing.assert_allclose(class_vectors(model, "category", values), plain, atol=1e-6)
+    asked = {value: sentences("category", value, model.captions) for value in values}
+    np.testing.assert_allclose([*class_vectors(model, asked).values()], plain, atol=1e-6)
 
 
 def test_a_prompt_without_a_place_is_refused(model):
     with pytest.raises(UserError, match=r"expected \{\} in a prompt"):
-        class_vectors(model, "category", ["dress"], ["a dress"])
+        sentences("category", "dress", model.captions, ["a dress"])

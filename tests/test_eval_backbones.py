@@ -20,6 +20,7 @@ from eval.leaks import run_leaks
 from eval.metrics.uncertainty import paired_interval
 from eval.neighbours import neighbours, read_labels
 from eval.retrieval import run_retrieval
+from eval.settings import Settings
 from eval.surfacing import run_surfacing
 from eval.zero_shot import run_zero_shot
 from fclip.checkpoint import save_checkpoint
@@ -28,6 +29,8 @@ from fclip.errors import UserError
 from fclip.image_only import image_model
 from fclip.pretrained import open_model
 from fclip.recommend import Recommender
+
+PLAIN = Settings(baselines=False, bootstrap=0)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,7 @@ def saved(tmp_path_factory):
 
 def measured(towers, saved, **options):
     models = [f"{name}={source}" for name, source in towers.items()]
-    return run_backbones(models, saved, "all", ks=[3], bootstrap=50, speed=False, **options)
+    return run_backbones(models, saved, "all", Settings(bootstrap=50), ks=[3], speed=False, **options)
 
 
 def test_scores_and_differences_are_those_of_the_embeddings(towers, saved) -> None:
@@ -112,7 +115,7 @@ def test_the_command_writes_every_form_and_says_how_to_measure_again(towers, sav
 
 
 def test_one_tower_without_baselines_has_no_differences(towers, saved) -> None:
-    result = run_backbones([towers["max"]], saved, "all", ks=[2], bootstrap=0, baselines=False, speed=False)
+    result = run_backbones([towers["max"]], saved, "all", PLAIN, ks=[2], speed=False)
     assert (result["differences"], result["baselines"], result["best"]) == ({}, {}, {})
     assert [table.title.split(":")[0] for table in tables_of(result)] == [
         "Neighbours", "Agreement of the 2 nearest by attribute", "What they cost"]  # fmt: skip
@@ -144,7 +147,7 @@ def test_names_are_split_from_models() -> None:
 
 def test_what_needs_pictures_only_works_without_a_text_tower(towers, saved, tmp_path) -> None:
     for source in (towers["avg"], towers["max"]):
-        found = run_retrieval(source, saved, "all", None, False, ks=[1], bootstrap=0, progress=False)
+        found = run_retrieval(source, saved, "all", PLAIN, ks=[1])
         assert list(found["units"]) == ["image_to_image"]
         assert run_leaks(saved, checkpoint=source, cosine=0.999)["model"]["name"].startswith("image:test_resnet@64+")
     with pytest.raises(UserError, match="query"):  # its own error, not one of words
@@ -157,7 +160,7 @@ def test_what_needs_words_says_so_before_the_work(towers, saved, monkeypatch) ->
         with pytest.raises(UserError, match="knows pictures only"):
             measure(towers["max"], saved, "all")
     with pytest.raises(UserError, match="knows pictures only"):
-        run_retrieval(towers["max"], saved, "all", tasks=["text_to_image"], ks=[1], progress=False)
+        run_retrieval(towers["max"], saved, "all", PLAIN, tasks=["text_to_image"], ks=[1])
 
 
 def test_an_index_finds_its_tower_again_and_answers_photographs(towers, saved, tmp_path, monkeypatch) -> None:

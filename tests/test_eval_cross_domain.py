@@ -10,6 +10,7 @@ from datasets import Dataset
 from PIL import Image
 
 from eval.cross_domain import read_mapping, run_cross_domain
+from eval.settings import Settings
 from fclip.catalogue.schema import features
 from fclip.embedding import ImageEmbeddings
 from fclip.errors import UserError
@@ -54,7 +55,7 @@ def world(monkeypatch, tmp_path, model):
         return ImageEmbeddings(vectors, np.arange(len(shown)), [])
 
     monkeypatch.setattr("eval.cross_domain.embed_images", images)
-    for module in ("cross_domain", "attributes"):
+    for module in ("cross_domain", "classes"):
         monkeypatch.setattr(f"eval.{module}.embed_texts", texts)
     monkeypatch.setattr("fclip.pretrained.open_model", lambda source, groups: model)
     monkeypatch.setattr("fclip.catalogue.open_catalogue", lambda path, **_: theirs if path == "theirs" else ours)
@@ -63,7 +64,9 @@ def world(monkeypatch, tmp_path, model):
 
 
 def test_both_kinds_are_measured_on_the_mapped_classes(world, tmp_path):
-    result = run_cross_domain("tiny", "ours", "val", "theirs", world, bootstrap=200, out=tmp_path / "out.json")
+    result = run_cross_domain(
+        "tiny", "ours", "val", "theirs", world, settings=Settings(tmp_path / "out.json", bootstrap=200)
+    )
     own, other = result["metrics"]["own"], result["metrics"]["other"]
     assert {name: value["value"] for name, value in own.items()} == dict.fromkeys(own, 1)
     assert result["counts"]["own"] == {"pictures": 7, "products": 4, "left_out": 1, "unreadable": 0}  # the skirt
@@ -99,7 +102,7 @@ def test_both_kinds_are_measured_on_the_mapped_classes(world, tmp_path):
 def test_a_mapping_that_does_not_fit_is_told_in_one_line(world, text, message):
     world.write_text(text)
     with pytest.raises(UserError, match=message.replace("(", r"\(")) as told:
-        run_cross_domain("tiny", "ours", "val", "theirs", world, bootstrap=0)
+        run_cross_domain("tiny", "ours", "val", "theirs", world, settings=Settings(bootstrap=0))
     assert "\n" not in str(told.value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from sklearn.metrics import average_precision_score
 
 from eval.__main__ import main
 from eval.consumer2shop import run_consumer2shop
-from eval.image_retrieval import Settings
 from eval.inshop import run_inshop
+from eval.settings import Settings
 from fclip.catalogue.schema import features
 
-PLAIN = Settings(ks=(1, 5), baselines=False, bootstrap=0)
+PLAIN = Settings(baselines=False, bootstrap=0)
+KS = (1, 5)
 
 
 def catalogue_of(rows):
@@ -51,7 +53,7 @@ def test_inshop_agrees_with_loops_and_scikit_learn(world, tmp_path):
     rows = inshop_rows()
     world.catalogue = catalogue_of(rows)
     out = tmp_path / "inshop.json"
-    result = run_inshop("fake", "cat", out, settings=PLAIN)
+    result = run_inshop("fake", "cat", replace(PLAIN, out=out), ks=KS)
     asked, shown = ([r for r in rows if r["split"] == split] for split in ("query", "gallery"))
     hit, average, without = by_hand(world.models["fake"], asked, shown, (1, 5))
     assert [result["metrics"][f"hit@{k}"]["value"] for k in (1, 5)] == pytest.approx(hit, abs=1e-6)
@@ -67,14 +69,14 @@ def test_inshop_agrees_with_loops_and_scikit_learn(world, tmp_path):
 
 def test_a_constant_model_finds_nothing_where_copied_code_says_all(world):
     world.catalogue, world.models["fake"].constant = catalogue_of(inshop_rows()), True
-    result = run_inshop("fake", "cat", settings=PLAIN)
+    result = run_inshop("fake", "cat", PLAIN, ks=KS)
     assert result["metrics"]["hit@1"]["value"] == 0
     assert result["counts"]["ties"] == result["counts"]["queries"]
 
 
 def test_baselines_stand_beside(world):
     world.catalogue, world.broken = catalogue_of(inshop_rows()), ("i3", "i4")
-    result = run_inshop("fake", "cat", untuned="other", settings=Settings(ks=(1, 5), bootstrap=20))
+    result = run_inshop("fake", "cat", Settings(untuned="other", bootstrap=20), ks=KS)
     beside = result["baselines"]
     assert beside["pixels"]["hit@1"]["value"] > beside["chance"]["hit@1"]["value"]
     assert all(beside[name].keys() == result["metrics"].keys() for name in ("chance", "pixels", "histogram", "untuned"))
@@ -94,7 +96,7 @@ def consumer_rows():
 def test_consumer2shop_searches_the_shop_pictures_of_val_and_test(world, split):
     rows = consumer_rows()
     world.catalogue = catalogue_of(rows)
-    result = run_consumer2shop("fake", "cat", split, settings=PLAIN)
+    result = run_consumer2shop("fake", "cat", split, PLAIN, ks=KS)
     asked = [r for r in rows if r["split"] == split and r["view"] == "consumer"]
     shown = [r for r in rows if r["split"] != "train" and r["view"] == "shop"]
     hit, average, without = by_hand(world.models["fake"], asked, shown, (1, 5))

@@ -16,8 +16,11 @@ from eval.__main__ import main
 from eval.baselines import by_distance, colour_histograms
 from eval.retrieval import MARQO_QUERIES, run_retrieval
 from eval.retrieval_tasks import marqo_tasks, own_tasks, pair_tasks, read_pictures
+from eval.settings import Settings
 from fclip.captions import Captions
 from fclip.catalogue.schema import features
+
+PLAIN = Settings(baselines=False, bootstrap=0)
 
 
 def by_hand(queries, gallery, relevant, exclude=lambda q, g: False):
@@ -46,7 +49,7 @@ def shown_by(catalogue, captions):
 
 def test_own_tasks_agree_with_loops(world):
     model = world.models["fake"]
-    result = run_retrieval("fake", "cat", "test", bootstrap=0, progress=False, baselines=False, image_weight=0.7)
+    result = run_retrieval("fake", "cat", "test", PLAIN, image_weight=0.7)
     about = shown_by(world.catalogue, model.captions)
     pictures = dict(zip(about, model.vectors(list(about)), strict=True))
     asked = {(item, text): model.vectors([text])[0] for item, text, _ in about.values() if text}
@@ -79,9 +82,7 @@ def test_own_tasks_agree_with_loops(world):
 
 
 def test_marqo_agrees_with_trec_eval(world):
-    result = run_retrieval(
-        "fake", "cat", "test", protocol="marqo", bootstrap=0, progress=False, tasks=["text_to_image"]
-    )
+    result = run_retrieval("fake", "cat", "test", Settings(bootstrap=0), protocol="marqo", tasks=["text_to_image"])
     model = world.models["fake"]
     about = shown_by(world.catalogue, model.captions)
     texts = sorted({text for _, text, _ in about.values() if text})
@@ -132,7 +133,7 @@ def test_a_document_of_marqo_is_picture_and_text(world):
 
 
 def test_clip_benchmark_pairs_picture_and_caption(world):
-    result = run_retrieval("fake", "cat", "test", protocol="clip-benchmark", bootstrap=0, progress=False)
+    result = run_retrieval("fake", "cat", "test", Settings(bootstrap=0), protocol="clip-benchmark")
     model, tasks = world.models["fake"], result["counts"]["tasks"]
     about = {name: v for name, v in shown_by(world.catalogue, model.captions).items() if v[1]}
     scores = np.array([[cosine(*model.vectors([v[1], g])) for g in about] for v in about.values()])
@@ -147,7 +148,7 @@ def test_clip_benchmark_pairs_picture_and_caption(world):
 
 def test_a_constant_model_scores_nothing(world):
     world.models["fake"].constant = True
-    result = run_retrieval("fake", "cat", "test", bootstrap=0, progress=False, baselines=False)
+    result = run_retrieval("fake", "cat", "test", PLAIN)
     assert [result["metrics"][f"{task}:hit@1"]["value"] for task in ("text_to_image", "image_to_image")] == [0, 0]
     tasks = result["counts"]["tasks"]
     assert tasks["text_to_image"]["ties"] == tasks["text_to_image"]["queries"]
@@ -155,7 +156,7 @@ def test_a_constant_model_scores_nothing(world):
 
 def test_baselines_stand_beside_and_the_json_is_what_was_returned(world, tmp_path):
     out = tmp_path / "r.json"
-    result = run_retrieval("fake", "cat", "test", out, untuned="fake", bootstrap=20, progress=False)
+    result = run_retrieval("fake", "cat", "test", Settings(out, untuned="fake", bootstrap=20))
     assert json.loads(out.read_text()) == result
     beside = result["baselines"]
     assert beside["untuned"] == result["metrics"]
@@ -172,7 +173,7 @@ def test_baselines_stand_beside_and_the_json_is_what_was_returned(world, tmp_pat
 
 def test_what_cannot_be_read_is_left_out_and_counted(world):
     world.broken = ("1-0", "3-0")
-    result = run_retrieval("fake", "cat", "test", bootstrap=0, progress=False)
+    result = run_retrieval("fake", "cat", "test", Settings(bootstrap=0))
     assert (result["counts"]["unreadable"], len(result["skipped"])) == (2, 2)
     assert result["counts"]["tasks"]["image_to_image"]["queries"] == result["counts"]["pictures"]
 

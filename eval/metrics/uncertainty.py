@@ -28,16 +28,16 @@ def cluster_ids(names: Sequence[Any]) -> NDArray[np.int64]:
     return np.unique(np.asarray(names), return_inverse=True)[1].astype(np.int64)
 
 
-def resampled_sums(totals: Array, resamples: int, seed: int, cells: int = 1 << 22) -> Array:
+def resampled_sums(totals: Any, resamples: int, seed: int, cells: int = 1 << 22) -> Array:
     """Sums of the totals of C clusters drawn with replacement, C at a time.
 
     Args:
-        totals: (C, K).
+        totals: (C, K), an array or, where most are 0, a SciPy sparse array.
         cells: weights held in memory at once; changes the memory, never the draws.
 
     Returns: (resamples, K).
     """
-    n, rng = len(totals), np.random.default_rng(seed)
+    n, rng = totals.shape[0], np.random.default_rng(seed)
     step, sums = max(1, cells // max(n, 1)), []
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
