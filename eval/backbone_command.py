@@ -5,7 +5,7 @@ python -m eval backbones --catalogue data/catalogue --split val --model image:re
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,7 +47,7 @@ def backbones(
     from eval.backbones import run_backbones
     from eval.report import rich_table, write_tables
 
-    asked = {"ks": k or (), "category": category, "groups": group or (), "against": against}
+    asked: dict[str, Any] = {"ks": k or (), "category": category, "groups": group or (), "against": against}
     result = run_backbones(model, catalogue, split, settings, **asked, speed=speed)
     tables, notes = tables_of(result), notes_of(result)
     write_tables(tables, notes, markdown, csv, latex)
