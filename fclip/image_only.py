@@ -30,7 +30,7 @@ from fclip.errors import UserError, nearest
 from fclip.files import expand
 from fclip.model import Model, ModelCard, Preprocess
 from fclip.pooling import OWN, POOLINGS, pool
-from fclip.tokenizer import NoTokenizer
+from fclip.tokenizer import NO_WORDS, NoTokenizer
 from fclip.weights import load_image_state, load_state, read_weights
 
 IMAGE = "image:"
@@ -153,8 +153,8 @@ class ImageOnly(nn.Module):
         )
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """There is no text tower; tokenizer and `Model.require_text` say so before this is reached."""
-        raise AssertionError("asked for the text of a model that knows pictures only")
+        """Raises UserError: there is no text tower. `Model.require_text` says so earlier, with the model's name."""
+        raise UserError(NO_WORDS)
 
 
 def image_model(

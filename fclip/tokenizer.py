@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Encoder
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
+NO_WORDS = "this model knows pictures only and cannot read words; ask it with pictures"
 OPTIONS_FILE = "open_clip_tokenizer.json"  # how open_clip cleans texts before the tokenizer gets them
 
 
@@ -179,7 +180,7 @@ class NoTokenizer:
     kind, context_length, vocab_size = "none", 0, 0
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        raise UserError("this model knows pictures only and cannot read words; ask it with pictures")
+        raise UserError(NO_WORDS)
 
     def is_truncated(self, text: str) -> bool:
         return False

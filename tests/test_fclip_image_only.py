@@ -259,6 +259,10 @@ def test_words_are_refused_in_one_line(resnet) -> None:
     with pytest.raises(UserError, match=r"image:test_resnet\+max knows pictures only") as refused:
         embed_texts(model, ["red dress"])
     assert "\n" not in str(refused.value)
+    for ask in (lambda: model.tokenizer(["red dress"]), lambda: model.encode_text(torch.zeros(1, 4, dtype=torch.long))):
+        with pytest.raises(UserError, match="knows pictures only"):
+            ask()
+    assert model.tokenizer.unknown_words("red dress") == []
 
 
 def test_training_a_tower_without_text_is_refused(captions) -> None:
