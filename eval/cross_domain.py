@@ -104,6 +104,7 @@ def run_cross_domain(
     except UserError as error:
         raise UserError(f"the other catalogue, {other}: {error}") from None
     subject = open_subject(checkpoint, catalogue, split, settings.catalogue_format)
+    subject.model.require_text()
     check_mapping(rules, subject.whole, theirs, str(mapping))
     own_rules = {group: Rule(group, {value: value for value in rule.classes}) for group, rule in rules.items()}
     book: Codebook = {}

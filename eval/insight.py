@@ -109,6 +109,7 @@ def look(subject: Subject, *, batch_size: int = 64, progress: bool = False) -> I
         UserError: no picture has a caption or can be read, or the embeddings are not finite.
     """
     model: Any = subject.model
+    model.require_text()
     book: Codebook = {}
     labels = label(model.captions, subject.pictures, book)
     if not labels.ids:

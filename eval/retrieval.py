@@ -102,6 +102,8 @@ def run_retrieval(
     _check_options(protocol, tasks, ks, image_weight)
     subject = open_subject(checkpoint, catalogue, split, settings.catalogue_format)
     reference = open_untuned(settings.untuned, subject)
+    if not tasks and any(one is not None and not one.reads_text for one in (subject.model, reference)):
+        tasks = ("image_to_image",)  # the others ask or find words
     pictures = read_pictures(subject.pictures, subject.model.captions, category)
     images = embed_images(subject.model, subject.pictures, **settings.embedding)
     asked = _asked(subject, pictures.take(images.rows), images.rows, protocol, tasks, ks, image_weight, settings.seed)

@@ -123,6 +123,7 @@ def run_surfacing(
     whole = open_catalogue(paths[0] if len(paths) == 1 else paths, format=catalogue_format)
     select_split(whole, split)  # a mistyped split is told before the model is loaded
     model = open_model(checkpoint, groups_of(whole))
+    model.require_text()
     settings: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "batch_size": batch_size, "progress": progress}
     result = surfacing_of(model, whole, split, baselines, **settings)
     options = {"bootstrap": bootstrap, "seed": seed, "batch-size": batch_size} | {

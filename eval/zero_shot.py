@@ -74,6 +74,7 @@ def run_zero_shot(
     """
     target, known_templates = settings.target, templates_with(templates)
     subject = open_subject(checkpoint, catalogue, split, settings.catalogue_format)
+    subject.model.require_text()
     reference, known = open_untuned(settings.untuned, subject), vocabulary(subject.whole, groups)
     images = embed_images(subject.model, subject.pictures, **settings.embedding)
     shown = subject.pictures.select([int(row) for row in images.rows])

@@ -41,7 +41,7 @@ def save_checkpoint(model: Model, folder: str | Path, overwrite: bool = False) -
 def write_model(model: Model, folder: Path) -> None:
     """Writes the model's files into an existing folder and sets its fingerprint."""
     state = {k: v.detach().cpu().contiguous() for k, v in model.clip.state_dict().items()}
-    save_file(state, str(folder / "model.safetensors"))
+    save_file(state, str(folder / "model.safetensors"), model.weights_header())
     model.tokenizer.save(folder)
     model.fingerprint = _fingerprint(folder / "model.safetensors")
     card = {

@@ -47,7 +47,7 @@ class _Pictures(torch.utils.data.Dataset):
     def __getitem__(self, row: int) -> tuple[int, Any, str]:
         cell = self._images[row]
         try:
-            return row, self._preprocess(decode(cell["image"], min(self._preprocess.size))), ""
+            return row, self._preprocess(decode(cell["image"], self._preprocess.shorter_px)), ""
         except UnreadableImageError as error:
             return row, None, f"{cell['id']}\n{error}"
 
@@ -106,8 +106,9 @@ def embed_texts(model: Model, texts: Sequence[str], batch_size: int = 256) -> np
     """Texts → unit vectors (N, D), float32.
 
     Raises:
-        UserError: an empty text.
+        UserError: an empty text, or a model without a text tower.
     """
+    model.require_text()
     if any(not text.strip() for text in texts):
         raise UserError("expected words, got an empty text")
     model.eval()
@@ -126,4 +127,4 @@ def embed_pictures(model: Model, sources: Sequence[Source]) -> np.ndarray:
         UnreadableImageError: the first that cannot be read.
     """
     model.eval()
-    return _encode(model, [model.preprocess(decode(source, min(model.preprocess.size))) for source in sources])
+    return _encode(model, [model.preprocess(decode(source, model.preprocess.shorter_px)) for source in sources])

@@ -54,7 +54,8 @@ def export(checkpoint: str | Path, to: str, out: str | Path, overwrite: bool = F
     Returns: the largest difference of a component from fclip's, of `image` and of `text` embeddings.
 
     Raises:
-        UserError: an unknown form, a model that the other library does not have, or a folder that is in the way.
+        UserError: an unknown form, a model that the other library does not have, a model without a text tower, or a
+            folder that is in the way.
     """
     if to not in FORMS:
         raise UserError(f"expected another form for --to, got {to!r}; {nearest(to, FORMS)}")
@@ -63,6 +64,7 @@ def export(checkpoint: str | Path, to: str, out: str | Path, overwrite: bool = F
     if to == "onnx":
         require_onnx()
     model = open_model(checkpoint, [])
+    model.require_text()
     with new_folder(out, overwrite) as folder:
         with _quiet():
             differences = _differences(model, FORMS[to](model, folder))

@@ -98,7 +98,7 @@ def to_open_clip(model: Model, folder: Path) -> Towers:
         text.setdefault("hf_tokenizer_name", "tokenizer.json")  # in a folder any will do; on the hub the repository's
         text["tokenizer_kwargs"] = cleaning(folder)
     architecture = model.card.architecture | {"text_cfg": text}
-    preprocess = {"mode": "RGB", **asdict(model.preprocess)}
+    preprocess = {"mode": "RGB", **{k: v for k, v in asdict(model.preprocess).items() if k != "resize"}}
     write_json(folder / "open_clip_config.json", {"model_cfg": architecture, "preprocess_cfg": preprocess})
     save_file(_state(model), str(folder / "open_clip_model.safetensors"), metadata={"format": "pt"})
     return _open_clip_towers(model, folder)

@@ -251,7 +251,7 @@ def _place(checkpoint: str) -> str:
     """What `open_model` finds from any folder: a full path, also in NAME:FILE; a published name as it is."""
     name, colon, file = "", "", checkpoint
     if not Path(expand(checkpoint)).exists():
-        name, colon, file = checkpoint.partition(":")
+        name, colon, file = checkpoint.rpartition(":")  # also in image:NAME:FILE
     path = Path(expand(file))
     return f"{name}{colon}{path.resolve()}" if file and path.exists() else checkpoint
 

@@ -8,6 +8,7 @@ text = model.encode_text(model.tokenizer(["red dress"]))                       #
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -33,7 +34,8 @@ MAX_LOGIT_SCALE = math.log(100)
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Picture → uint8 (3, H, W), and uint8 → what the tower was trained on. The resizing is open_clip's own.
+    """Picture → uint8 (3, H, W), and uint8 → what the tower was trained on. The resizing is open_clip's own, with
+    `resize` that of timm and torchvision.
 
     Attributes:
         size: height and width in pixels.
@@ -42,6 +44,7 @@ class Preprocess:
         resize_mode: shortest (resize the shorter side, then centre crop: CLIP), squash (ignore the aspect ratio:
             SigLIP, and the STN variants), longest (resize the longer side, then pad).
         fill_color: of the padding, 0..255.
+        resize: height and width before the crop to `size`, where that is less than the whole picture.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -50,6 +53,7 @@ class Preprocess:
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
     fill_color: int = 255  # catalogues have white backgrounds
+    resize: tuple[int, int] | None = None
 
     @classmethod
     def from_open_clip(cls, cfg: dict[str, Any]) -> Preprocess:
@@ -57,6 +61,11 @@ class Preprocess:
         size = cfg["size"] if isinstance(cfg["size"], (tuple, list)) else (cfg["size"], cfg["size"])
         known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in cfg.items() if k != "mode"}
         return cls(**{**known, "size": tuple(size)})
+
+    @property
+    def shorter_px(self) -> int:
+        """The shorter side that a decoded picture needs."""
+        return min(self.resize or self.size)
 
     def __call__(self, picture: Image) -> Tensor:
         """Resizes a picture to uint8 (3, H, W)."""
@@ -70,11 +79,29 @@ class Preprocess:
 
     @cached_property
     def _resize(self) -> Compose:
-        options = {k: v for k, v in asdict(self).items() if k != "size"}
+        if self.resize is not None:
+            return cropped(self)
+        options = {k: v for k, v in asdict(self).items() if k not in ("size", "resize")}
         square = self.size[0] if self.size[0] == self.size[1] else self.size
         return Compose(
             image_transform(square, is_train=False, **options).transforms[:-2]
         )  # without ToTensor, Normalize
+
+
+def cropped(own: Preprocess) -> Compose:
+    """timm's `transforms_imagenet_eval` and torchvision's `ImageClassification` up to their tensors."""
+    from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio, str_to_interp_mode
+    from torchvision.transforms import CenterCrop, Resize
+
+    assert own.resize is not None
+    how, size = own.interpolation, list(own.size)
+    if own.resize_mode == "longest":
+        shrink = ResizeKeepRatio(own.resize, longest=1.0, interpolation=how)
+        return Compose([shrink, CenterCropOrPad(size, fill=own.fill_color)])
+    if own.resize_mode == "shortest" and own.resize[0] != own.resize[1]:
+        return Compose([ResizeKeepRatio(own.resize, interpolation=how), CenterCrop(size)])
+    to = own.resize[0] if own.resize_mode == "shortest" else own.resize
+    return Compose([Resize(to, str_to_interp_mode(how)), CenterCrop(size)])
 
 
 def _per_channel(values: tuple[float, float, float], device: torch.device) -> Tensor:
@@ -95,7 +122,8 @@ class ModelCard:
 
     Attributes:
         name: as asked for, e.g. "fashionclip" or "timm:mobilenetv2_100".
-        architecture: open_clip's `model_cfg`; holds the activation (quick_gelu), context length and pooling.
+        architecture: open_clip's `model_cfg`; holds the activation (quick_gelu), context length and pooling. Of models
+            without a text tower {"image_only": arguments of `fclip.image_only.ImageOnly`}.
         preprocess: how pictures enter.
         captions: how attributes become the texts that it was trained on.
     """
@@ -110,7 +138,7 @@ class Model(nn.Module):
     """Two towers into one space.
 
     Attributes:
-        clip: open_clip's `CLIP` or `CustomTextCLIP`.
+        clip: open_clip's `CLIP` or `CustomTextCLIP`, or `fclip.image_only.ImageOnly`, which has no text tower.
         card: see ModelCard.
         tokenizer: texts → ids (B, L).
         fingerprint: of the weights, set when they are saved or loaded; indexes and results carry it.
@@ -139,7 +167,29 @@ class Model(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.clip.logit_scale.device
+        return next(self.clip.parameters()).device
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether there is a text tower."""
+        return "image_only" not in self.card.architecture
+
+    def require_text(self) -> None:
+        """Raises UserError where there is no text tower."""
+        if not self.reads_text:
+            raise UserError(
+                f"the model {self.name} knows pictures only and cannot read words; ask it with pictures, or take a "
+                "model with a text tower (`fclip models`)"
+            )
+
+    def weights_header(self) -> dict[str, str] | None:
+        """What the file of the weights says beside them, and the fingerprint counts.
+
+        Two poolings of one tower have the same weights and other vectors; CLIP's towers have one way to be used.
+        """
+        if self.reads_text:
+            return None
+        return {"image_only": json.dumps([self.card.architecture, asdict(self.preprocess)], sort_keys=True)}
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, H, W) → unit vectors (B, D), float32 whatever the autocast."""
@@ -157,6 +207,10 @@ class Model(nn.Module):
 
 def instantiate(architecture: dict[str, Any]) -> nn.Module:
     """open_clip's model of this `model_cfg`, with random weights; behind a spatial transformer when it has `stn`."""
+    if "image_only" in architecture:
+        from fclip.image_only import ImageOnly
+
+        return ImageOnly(**architecture["image_only"])
     from open_clip import CLIP, CustomTextCLIP
 
     from fclip.towers import set_input_size

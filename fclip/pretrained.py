@@ -4,6 +4,7 @@ fashionclip, siglip …         a published model (`fclip models`); `weights` ma
 ViT-B-32-quickgelu            an open_clip architecture; `weights` is one of its tags or a file
 hf-hub:owner/name             an open_clip or `transformers` CLIP folder on the hub
 timm:mobilenetv2_100          a timm image tower beside a small text tower from scratch; NAME.TAG: timm's weights
+image:resnet50+max            an image tower alone, to be measured and asked with pictures (`fclip.image_only`)
 some/folder                   fclip checkpoint, `transformers` CLIP folder, or open_clip hub folder (`fclip.folders`)
 """
 
@@ -30,6 +31,7 @@ from fclip.weights import load_image_state, load_image_weights, load_state, read
 
 __all__ = ["build_model", "is_model", "load_state", "open_model", "read_weights"]
 HUB = "hf-hub:"
+IMAGE = "image:"
 
 
 def build_model(config: ModelConfig, captions: Captions, texts: Iterable[str] = ()) -> Model:
@@ -56,6 +58,8 @@ def _named_model(config: ModelConfig, captions: Captions, texts: Iterable[str]) 
         return _timm_model(config, captions, texts)
     if config.name in PUBLISHED:
         return _published_model(config, captions)
+    if config.name.startswith(IMAGE):
+        raise UserError(f"{config.name} has no text tower to train; timm:NAME puts one beside a timm tower")
     if config.name.startswith(HUB):
         return folder_model(download(config.name.removeprefix(HUB)), config, captions)
     if Path(expand(config.name)).is_dir():
@@ -79,7 +83,7 @@ def open_model(source: str | Path, groups: Sequence[str]) -> Model:
 
     Args:
         source: an fclip checkpoint, another model's folder, a published name, NAME:FILE for a published model whose
-            weights lie in a file, or hf-hub:owner/name.
+            weights lie in a file, hf-hub:owner/name, or a tower without text, image:NAME.
         groups: the catalogue's attribute groups, which models that are not our own are asked about.
 
     Raises:
@@ -91,6 +95,12 @@ def open_model(source: str | Path, groups: Sequence[str]) -> Model:
         _refuse_unknown(str(source))
     if is_checkpoint(expand(source)) or not is_model(source):
         return load_checkpoint(source)  # or its own error
+    if str(source).startswith(IMAGE):
+        from fclip.image_only import image_model
+
+        model = image_model(str(source), groups)
+        model.fingerprint = _fingerprint(model)
+        return model
     name, _, file = str(source).partition(":")
     config = ModelConfig(name=name, weights=file) if name in PUBLISHED and file else ModelConfig(name=str(source))
     captions = captions_for(groups or ["category"])  # a catalogue without attributes can be searched all the same
@@ -100,9 +110,9 @@ def open_model(source: str | Path, groups: Sequence[str]) -> Model:
 
 
 def is_model(source: str | Path) -> bool:
-    """Whether `open_model` knows what this names: a published model, one on the hub, or a model's folder."""
+    """Whether `open_model` knows what this names: a published model, one on the hub, a tower, or a model's folder."""
     text = str(source)
-    return text.partition(":")[0] in PUBLISHED or text.startswith(HUB) or is_model_folder(expand(source))
+    return text.partition(":")[0] in PUBLISHED or text.startswith((HUB, IMAGE)) or is_model_folder(expand(source))
 
 
 def _refuse_unknown(source: str) -> None:
@@ -119,7 +129,7 @@ def _fingerprint(model: Model) -> str:
     from safetensors.torch import save
 
     state = {k: v.detach().cpu().contiguous() for k, v in model.clip.state_dict().items()}
-    return hashlib.sha256(save(state)).hexdigest()[:16]
+    return hashlib.sha256(save(state, model.weights_header())).hexdigest()[:16]
 
 
 def _published_model(config: ModelConfig, captions: Captions) -> Model:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Encoder
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
+NO_WORDS = "this model knows pictures only and cannot read words; ask it with pictures"
 OPTIONS_FILE = "open_clip_tokenizer.json"  # how open_clip cleans texts before the tokenizer gets them
 
 
@@ -173,10 +174,30 @@ class TrainedTokenizer:
         self._encoder.save(str(folder / "tokenizer.json"))
 
 
+class NoTokenizer:
+    """Of a model without a text tower."""
+
+    kind, context_length, vocab_size = "none", 0, 0
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        raise UserError(NO_WORDS)
+
+    def is_truncated(self, text: str) -> bool:
+        return False
+
+    def unknown_words(self, text: str) -> list[str]:
+        return []
+
+    def save(self, folder: Path) -> None:
+        pass
+
+
 def load_tokenizer(kind: str, context_length: int, folder: Path) -> Tokenizer:
     """The tokenizer that `save` wrote to a checkpoint folder."""
     if kind == "clip":
         return ClipTokenizer(context_length)
+    if kind == NoTokenizer.kind:
+        return NoTokenizer()
     if kind == "huggingface":
         options = read_json(folder / OPTIONS_FILE, "the options of a checkpoint's tokenizer")
         return HuggingFaceTokenizer(folder, context_length, **options)

@@ -25,10 +25,14 @@ class Fake:
     constant: bool = False
     fingerprint: str = "f00"
     device: str = "cpu"
+    reads_text: bool = True
     captions: Captions = field(default_factory=lambda: Captions("[{colour} ]{kind}[ for {use}]"))
 
     def to(self, device):
         return self
+
+    def require_text(self):
+        assert self.reads_text
 
     def vectors(self, names):
         seeds = [0 if self.constant else crc32(name.encode()) + self.skew for name in names]

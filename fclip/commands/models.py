@@ -1,15 +1,76 @@
-"""`fclip models`, `interpolate` and `export`: what there is, a mixture of two, one for another library."""
+"""`fclip models`, `tower`, `interpolate`, `export`: what there is, one without text, a mixture, one for elsewhere."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fclip.commands.options import Overwrite, check_free
 from fclip.errors import UserError
+
+
+def tower(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="image:[torchvision/]NAME[.TAG][@PX][+POOLING][:FILE]")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The checkpoint to write.")],
+    mean: Annotated[str | None, typer.Option(metavar="R,G,B", help="Of the channels, 0 to 1; one number: of all.")] = (
+        None
+    ),
+    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="Of the channels.")] = None,
+    resize_mode: Annotated[
+        str | None, typer.Option(help="shortest (and crop), or the whole picture: squash, longest (and pad).")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Of timm's create_model, e.g. pad_type=same; repeat it."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write an image tower of timm or torchvision as a checkpoint, to index and ask with pictures alone.
+
+    \b
+    fclip tower image:resnet50.a1_in1k+max --out towers/style-matcher
+    fclip tower image:mobilenetv2_100+max:weights.safetensors --mean 0.5 --std 0.5 --option pad_type=same --out towers/m
+
+    Only needed where the weights want other pictures than the library says, or the folder shall travel: the name
+    itself can be given wherever a --checkpoint is asked for. Poolings: avg, max, gem, cls, or several: +avg+max.
+    Without one it is the tower's own.
+    """
+    from fclip.checkpoint import is_checkpoint, save_checkpoint
+    from fclip.image_only import image_model
+
+    check_free(out, overwrite)
+    if out.is_dir() and any(out.iterdir()) and not is_checkpoint(out):
+        raise UserError(f"{out} is no checkpoint, so it is not overwritten; choose another name")
+    statistics = {"mean": _channels("--mean", mean), "std": _channels("--std", std)}
+    model = image_model(name, **statistics, resize_mode=resize_mode, options=_options(option or []))
+    save_checkpoint(model, out, overwrite)
+    print(f"{model.name} ({model.fingerprint}) in {out}", file=sys.stderr)
+
+
+def _channels(option: str, value: str | None) -> Any:
+    """Three numbers, from three or one."""
+    if value is None:
+        return None
+    try:
+        numbers = [float(number) for number in value.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 3):
+        raise UserError(f"expected {option} R,G,B or one number, got {value!r}")
+    return tuple(numbers * (3 // len(numbers)))
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE → values as YAML reads them: numbers, true and false, words."""
+    import yaml
+
+    wrong = [pair for pair in pairs if not pair.partition("=")[0] or "=" not in pair]
+    if wrong:
+        raise UserError(f"expected --option KEY=VALUE, got {wrong[0]!r}")
+    return {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
 
 
 def interpolate(
