@@ -1,8 +1,7 @@
-"""Building an index, continuing a build that was killed, and bringing an index up to date.
+"""Building an index, and continuing a build that was killed.
 
     build_index("garments-index", model, open_catalogue("garments.csv"), checkpoint="runs/demo/best")
     build_index("garments-index", model, open_catalogue("garments.csv"), resume=True)
-    update_index("garments-index", model, open_catalogue("garments.csv"))
 
 A build writes a store of its own beside the one in use and then lets index.json name it, which is one write; the one
 that was in use stays for those who still read it, until the next build. building.json tells what an unfinished build
@@ -99,6 +98,8 @@ def build_index(
     try:
         rows = _begin(job, state, kinds, unfinished, resume)
         skipped = _embed_all(job, rows, kinds, state["batch_size"])
+        if not any(gathered([rows.count()])):
+            raise _nothing(job, state, skipped)
         if is_main():
             _finish_build(job, rows, state, before, skipped, _place(checkpoint))
     except Exception as error:
@@ -112,6 +113,12 @@ def build_index(
 def _unfinished(place: Place) -> dict[str, Any] | None:
     data = place.read(BUILDING)
     return None if data is None else json.loads(data)
+
+
+def check_target(folder: str | Path, overwrite: bool, resume: bool) -> None:
+    """Raises UserError when an index cannot be written there: before the work rather than after it."""
+    place = Place(folder)
+    _check_free(place, read_about(place), _unfinished(place), overwrite, resume)
 
 
 def _check_free(place: Place, before: Any, unfinished: Any, overwrite: bool, resume: bool) -> None:
@@ -176,23 +183,22 @@ def _begin(job: Job, state: Mapping[str, Any], kinds: Kinds, unfinished: Any, re
 
 def _embed_all(job: Job, rows: Store, kinds: Kinds, batch_size: int) -> Skipped:
     """Embeds and writes what is not there yet, each process its share; returns what all of them skipped."""
-    ids = _ids(job.catalogue)
-    there = _column_of(rows, "id")
-    missing = pc.invert(pc.is_in(ids, value_set=there)).to_numpy(zero_copy_only=False) if len(there) else None
-    first, doubles = _first_of_each(ids)
+    known = ids(job.catalogue)
+    there = column_of(rows, "id")
+    missing = pc.invert(pc.is_in(known, value_set=there)).to_numpy(zero_copy_only=False) if len(there) else None
+    first, doubles = first_of_each(known)
     wait()  # all have seen the same rows before one writes more
     wanted = first if missing is None else first[missing[first]]
     skipped: Skipped = []
-    for chunk in _chunks(_embedded(job, _parts(wanted, batch_size), kinds, skipped)):
+    for chunk in chunks(embedded(job, share(parts(wanted, batch_size)), kinds, skipped)):
         rows.add(chunk)
     return sorted(gathered(skipped) + doubles)
 
 
-def _embedded(job: Job, parts: Sequence[list[int]], kinds: Kinds, skipped: Skipped) -> Iterator[pa.Table]:
-    """This process's share of the parts as rows, a table for each part."""
+def embedded(job: Job, mine: Sequence[list[int]], kinds: Kinds, skipped: Skipped) -> Iterator[pa.Table]:
+    """This process's parts as rows, a table for each part; adds to `skipped` what cannot be read."""
     from fclip.embedding import embed_batches
 
-    mine = list(share(parts))
     batches = embed_batches(
         job.model, job.catalogue, job.batch_size, job.progress and is_main(), job.workers, mine, made_of
     )
@@ -202,15 +208,19 @@ def _embedded(job: Job, parts: Sequence[list[int]], kinds: Kinds, skipped: Skipp
             yield rows_of(job.catalogue.select(part.rows), part.vectors, part.also, kinds)
 
 
-def _finish_build(job: Job, rows: Store, state: Mapping[str, Any], before: Any, skipped: Skipped, origin: str) -> None:
-    """Indexes the vectors, and lets index.json name them."""
-    if not rows.count():
+def _nothing(job: Job, state: Mapping[str, Any], skipped: Skipped) -> UserError:
+    """Removes what an index without pictures left."""
+    if is_main():
         _drop(job.place, state["store"])
         job.place.remove(BUILDING)
         if job.place.path is not None and job.place.empty():
             job.place.path.rmdir()
-        first = f"the first problem: {skipped[0][2]}" if skipped else "the catalogue is empty"
-        raise UserError(f"expected a picture to index, got none of {len(job.catalogue)}; {first}")
+    first = f"the first problem: {skipped[0][2]}" if skipped else "the catalogue is empty"
+    return UserError(f"expected a picture to index, got none of {len(job.catalogue)}; {first}")
+
+
+def _finish_build(job: Job, rows: Store, state: Mapping[str, Any], before: Any, skipped: Skipped, origin: str) -> None:
+    """Indexes the vectors, and lets index.json name them."""
     kinds: Kinds = state["kinds"]
     about = {
         "format": FORMAT,
@@ -225,13 +235,13 @@ def _finish_build(job: Job, rows: Store, state: Mapping[str, Any], before: Any, 
         "store": state["store"],
         "retired": before.get("store", "lance") if isinstance(before, dict) else None,
     }
-    _finish(job, rows, about, skipped, fresh=True)
+    finish(job, rows, about, skipped, fresh=True)
     job.place.remove(BUILDING)
     if isinstance(before, dict) and before.get("retired"):
         _drop(job.place, before["retired"])
 
 
-def _finish(job: Job, rows: Store, about: Mapping[str, Any], skipped: Skipped, fresh: bool) -> None:
+def finish(job: Job, rows: Store, about: Mapping[str, Any], skipped: Skipped, fresh: bool) -> None:
     """Draws the sample, indexes the vectors and writes index.json."""
     drawn = _drawn(job.catalogue)
     sample = np.array([row["vector"] for row in rows.get(drawn, ["vector"])], np.float32)
@@ -270,25 +280,27 @@ def _questions(job: Job, sample: np.ndarray) -> dict[str, np.ndarray]:
 
 def _drawn(catalogue: Dataset) -> list[str]:
     """Ids of `SAMPLE` pictures, drawn by a hash: the same ones of the same catalogue."""
-    names = (name for part in _ids(catalogue).chunks for name in part.to_pylist())
+    names = (name for part in ids(catalogue).chunks for name in part.to_pylist())
     return heapq.nsmallest(SAMPLE, names, key=lambda name: hashlib.blake2b(name.encode(), digest_size=8).digest())
 
 
-def _ids(catalogue: Dataset) -> pa.ChunkedArray:
+def ids(catalogue: Dataset) -> pa.ChunkedArray:
+    """The ids of all rows."""
     return pa.chunked_array(catalogue.select_columns(["id"]).with_format("arrow")[:]["id"])
 
 
-def _column_of(rows: Store, name: str) -> pa.ChunkedArray:
+def column_of(rows: Store, name: str) -> pa.ChunkedArray:
+    """A column of text of all rows of a store."""
     return pa.chunked_array([c for part in rows.scan([name]) for c in part[name].chunks], pa.string())
 
 
-def _first_of_each(ids: pa.ChunkedArray) -> tuple[np.ndarray, Skipped]:
+def first_of_each(names: pa.ChunkedArray) -> tuple[np.ndarray, Skipped]:
     """The first row of every id, and the rows whose id another one has already."""
-    if pc.count_distinct(ids).as_py() == len(ids):
-        return np.arange(len(ids)), []
+    if pc.count_distinct(names).as_py() == len(names):
+        return np.arange(len(names)), []
     seen: set[str] = set()
     first, doubles = [], []
-    for row, name in enumerate(ids.to_pylist()):
+    for row, name in enumerate(names.to_pylist()):
         if name in seen:
             doubles.append((row, name, "another picture has the same id"))
         else:
@@ -297,7 +309,7 @@ def _first_of_each(ids: pa.ChunkedArray) -> tuple[np.ndarray, Skipped]:
     return np.array(first), doubles
 
 
-def _parts(rows: np.ndarray, batch_size: int) -> list[list[int]]:
+def parts(rows: np.ndarray, batch_size: int) -> list[list[int]]:
     """Rows by the batch that they are in when all are embedded: what was killed is embedded again as it would be."""
     if not len(rows):
         return []
@@ -305,7 +317,7 @@ def _parts(rows: np.ndarray, batch_size: int) -> list[list[int]]:
     return [part.tolist() for part in np.split(rows, cuts)]
 
 
-def _chunks(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+def chunks(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """Tables of about `WRITTEN_AT_ONCE` rows."""
     held: list[pa.Table] = []
     for batch in batches:

@@ -29,7 +29,7 @@ def true_neighbours(queries: np.ndarray, parts: Iterable[pa.Table], k: int = K) 
     best = np.empty((len(queries), 0), np.float32)
     names = np.empty((len(queries), 0), object)
     for part in parts:
-        vectors = part["vector"].combine_chunks().flatten().to_numpy().reshape(len(part), -1)
+        vectors = part["vector"].combine_chunks().flatten().to_numpy().reshape(len(part), queries.shape[1])
         cosines = queries @ vectors.T / np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)
         near = _greatest(cosines, k)
         best = np.concatenate([best, np.take_along_axis(cosines, near, axis=1)], axis=1)
