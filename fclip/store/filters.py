@@ -183,10 +183,10 @@ def _in_words(group: str, wanted: Any) -> list[str]:
     if not isinstance(wanted, Mapping):
         return [f"{group}={_alternatives(wanted)}"]
     said = [f"{group}!={_alternatives(wanted['not'])}"] if "not" in wanted else []
-    ends = ["" if (end := wanted.get(name)) is None else f"{end:g}" for name in ("min", "max")]
+    ends = ["" if (end := wanted.get(name)) is None else f"{end:.15g}" for name in ("min", "max")]
     return said + [f"{group}={'..'.join(ends)}"] * any(ends)
 
 
 def _alternatives(wanted: Any) -> str:
     several = [wanted] if isinstance(wanted, str | int | float) else wanted
-    return "|".join(value if isinstance(value, str) else f"{value:g}" for value in several)
+    return "|".join(value if isinstance(value, str) else f"{value:.15g}" for value in several)

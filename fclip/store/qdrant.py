@@ -34,6 +34,7 @@ PAUSES_SECONDS = (0.1, 0.4, 1.6)  # before the tries after the first
 PROBES = (128, 256, 512, 1024)  # candidates kept while searching (hnsw_ef); the fewest that find enough are kept
 ENOUGH = 0.985  # recall to reach, where it can be
 EXACT_UP_TO = 5_000  # rows: as for LanceDB
+MOST_VALUES = 100_000  # of a column that are counted
 INDEXED_WITHIN_SECONDS = 3600
 _LOCAL: dict[str, Any] = {}  # folder → client: a folder can be open once
 
@@ -159,9 +160,8 @@ class QdrantStore:
                 for value in part[column].drop_null().to_pylist():
                     counts[value] = counts.get(value, 0) + 1
         else:
-            most = max(1, self.count(where))
             found = self._do(
-                lambda: self._client.facet(self._name, column, _filter(where), limit=min(most, 100_000), exact=True)
+                lambda: self._client.facet(self._name, column, _filter(where), limit=MOST_VALUES, exact=True)
             )
             counts = {hit.value: hit.count for hit in found.hits}
         return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
