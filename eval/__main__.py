@@ -55,7 +55,7 @@ def _program(context: typer.Context, cache: Cache = None, no_cache: NoCache = Fa
     (torchrun gives each process one thread: with more, a tower's last bits may differ).
     """
     from eval.cache import cached, default_folder
-    from eval.processes import joined
+    from fclip.processes import joined
 
     context.with_resource(joined())
     folder = cache or default_folder()
@@ -224,8 +224,8 @@ for _command in (*RETRIEVAL_COMMANDS, backbones, *COMMANDS):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the program."""
-    from eval.processes import said_once
     from fclip.errors import run_program
+    from fclip.processes import said_once
 
     run_program(said_once(app), argv, "python -m eval")
 

@@ -26,13 +26,13 @@ from eval.metrics.means import known_mean
 from eval.metrics.uncertainty import ratio_samples
 from eval.neighbours import Labels, Values, chance, check, neighbours, read_labels
 from eval.pairs import Contender, differences, winners
-from eval.processes import on_device
 from eval.protocol import errors_of
 from eval.retrieval import looks
 from eval.scores import LEVEL
 from eval.settings import DEFAULTS, Settings
 from eval.subject import SCHEMA, command, embed_images, mean_scores, write_result
 from fclip.errors import UserError, nearest
+from fclip.processes import on_device
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -32,12 +32,12 @@ from eval.attribute_groups import Group, accuracy_scores, class_recall, hits, re
 from eval.linear_probe import MOST_VALUES, linear_scores
 from eval.metrics.search import top_k
 from eval.metrics.vectors import unit_rows
-from eval.processes import is_main
 from eval.protocol import errors_of, note, open_untuned, train_rows
 from eval.settings import DEFAULTS, Settings
 from eval.subject import embed_images, head, open_subject
 from eval.zero_shot import baseline_answers, counts_of, known_groups, unseen
 from fclip.errors import UserError
+from fclip.processes import is_main
 
 NEIGHBOURS = (1, 5, 20)
 HELD_OUT = 5  # one in five train products chooses C

@@ -45,3 +45,7 @@ app.command("models")(models.models)
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the program."""
     run_program(app, argv, "fclip")
+
+
+if __name__ == "__main__":  # what torchrun and accelerate start
+    main()

@@ -20,13 +20,13 @@ from PIL import Image
 import eval.cache as cache
 from eval.__main__ import main
 from eval.encoding import embed_images, embed_texts
-from eval.processes import joined, said_once, together
 from fclip.catalogue.storage import save_catalogue
 from fclip.checkpoint import save_checkpoint
 from fclip.embedding import embed_catalogue
 from fclip.embedding import embed_texts as embed_texts_anew
 from fclip.errors import UserError
 from fclip.features import picture_key
+from fclip.processes import joined, said_once, together
 from fclip.references import in_tar
 
 BROKEN = 7
@@ -352,7 +352,7 @@ def test_a_mistake_is_said_by_the_first_process_alone(measured):
 
 
 def test_a_mistake_of_another_process_alone_is_said_by_it(monkeypatch, capsys):
-    monkeypatch.setattr("eval.processes.WAIT_S", 0.2)
+    monkeypatch.setattr("fclip.processes.WAIT_S", 0.2)
     with socket.socket() as first:
         first.bind(("127.0.0.1", 0))
         first.listen()

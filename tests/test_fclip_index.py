@@ -14,10 +14,14 @@ from PIL import Image
 
 import fclip.embedding
 import fclip.index
+import fclip.indexing
 from fclip.catalogue.schema import features
 from fclip.embedding import embed_catalogue
 from fclip.errors import UserError
-from fclip.index import THUMBNAIL_PX, build_index, open_index
+from fclip.index import build_index, open_index
+from fclip.index_rows import THUMBNAIL_PX
+from fclip.index_updates import update_index
+from fclip.store.lance import LanceStore
 
 ODD = ["baseColour", "sleeve length", "a.b", 'in"ches', "it's", "back`tick", "tissu été", "select", "1", "group_1"]
 OWN = ["id", "item", "split", "title", "thumbnail", "vector", "_distance", "_rowid"]
@@ -61,6 +65,24 @@ def brute_force(model, catalogue, query, k, where=None) -> list[tuple[str, float
             seen.add(picture["item"])
             found.append((picture["id"], cosines[row]))
     return found[:k]
+
+
+def counted(function, sizes: list[int]):
+    """The function, noting the length of its second argument."""
+
+    def noting(first, second):
+        sizes.append(len(second))
+        return function(first, second)
+
+    return noting
+
+
+def contents(index) -> dict[str, tuple]:
+    """All that an index says of each picture; a picture that is there twice is an error."""
+    rows = [row for part in index.store.scan(index.store._table.schema.names) for row in part.to_pylist()]
+    found = {row["id"]: tuple(row.pop("vector")) + tuple(map(str, row.values())) for row in rows}
+    assert len(found) == len(rows) == len(index)
+    return found
 
 
 def query_of(seed: int, dimension: int = 16) -> np.ndarray:
@@ -186,9 +208,11 @@ def test_another_model_is_refused(index, build) -> None:
 
 
 def test_a_large_catalogue_is_written_in_chunks(tmp_path, index, model, catalogue, monkeypatch) -> None:
-    monkeypatch.setattr(fclip.index, "WRITTEN_AT_ONCE", 8)
+    monkeypatch.setattr(fclip.indexing, "WRITTEN_AT_ONCE", 8)
+    written, add = [], LanceStore.add
+    monkeypatch.setattr(LanceStore, "add", lambda store, rows: (written.append(len(rows)), add(store, rows)))
     chunked = build_index(tmp_path / "chunked", model, catalogue, batch_size=5)
-    assert len(list((tmp_path / "chunked" / "lance").glob("*.lance/data/*"))) == 3
+    assert written == [10, 10, 4]
     assert len(chunked) == 24
     for ours, theirs in zip(chunked.search(query_of(0)), index.search(query_of(0)), strict=True):
         assert (ours.id, ours.attributes, ours.thumbnail) == (theirs.id, theirs.attributes, theirs.thumbnail)
@@ -217,21 +241,35 @@ def test_nothing_to_index_leaves_nothing(tmp_path, model, catalogue, broken, row
 
 
 @pytest.mark.parametrize("before", ["nothing", "an index"])
-def test_interrupted_building_leaves_what_was_there(tmp_path, model, catalogue, monkeypatch, before) -> None:
+def test_interrupted_building_leaves_what_was_there_and_can_be_resumed(
+    tmp_path, model, catalogue, monkeypatch, before
+) -> None:
+    folder, embed = tmp_path / "other", fclip.embedding.embed_batches
     if before == "an index":
-        build_index(tmp_path / "index", model, catalogue.select(range(4)))
-    embed = fclip.embedding.embed_batches
+        build_index(folder, model, catalogue.select(range(4)))
 
     def interrupted(*args):
         yield next(embed(*args))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fclip.embedding, "embed_batches", interrupted)
-    monkeypatch.setattr(fclip.index, "WRITTEN_AT_ONCE", 1)
-    with pytest.raises(KeyboardInterrupt):
-        build_index(tmp_path / "index", model, catalogue, overwrite=True, batch_size=5)
-    assert [path.name for path in tmp_path.iterdir()] == ["index"] * (before == "an index")
-    assert before == "nothing" or len(open_index(tmp_path / "index")) == 4
+    with monkeypatch.context() as patched:
+        patched.setattr(fclip.embedding, "embed_batches", interrupted)
+        patched.setattr(fclip.indexing, "WRITTEN_AT_ONCE", 1)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(folder, model, catalogue, overwrite=True, batch_size=5)
+    if before == "an index":
+        assert len(open_index(folder)) == 4
+    else:
+        with pytest.raises(UserError, match="no index in"):
+            open_index(folder)
+    with pytest.raises(UserError, match="holds an unfinished index; continue it with --resume"):
+        build_index(folder, model, catalogue)
+    embedded = []
+    monkeypatch.setattr(fclip.embedding, "_encode", counted(fclip.embedding._encode, embedded))
+    resumed = build_index(folder, model, catalogue, batch_size=5, resume=True)
+    assert embedded == [1, 5, 5, 5, 4]  # the first: how long a vector is
+    assert contents(resumed) == contents(build_index(tmp_path / "whole", model, catalogue, batch_size=5))
+    assert not (folder / "building.json").exists()
 
 
 def test_only_an_index_is_overwritten_and_only_when_asked(tmp_path, index, model, catalogue) -> None:
@@ -249,16 +287,195 @@ def test_only_an_index_is_opened(tmp_path, index) -> None:
     with pytest.raises(UserError, match=r"no index in .*; build one with: fclip index"):
         open_index(tmp_path / "nowhere")
     about = tmp_path / "index" / "index.json"
-    about.write_text(about.read_text().replace('"format": 1', '"format": 99'))
-    with pytest.raises(UserError, match="expected index format 1, got 99"):
+    about.write_text(about.read_text().replace('"format": 2', '"format": 99'))
+    with pytest.raises(UserError, match="expected index format 2, got 99"):
         open_index(tmp_path / "index")
     about.write_text("[]")
-    with pytest.raises(UserError, match="expected index format 1, got None"):
+    with pytest.raises(UserError, match="expected index format 2, got None"):
         open_index(tmp_path / "index")
 
 
 def test_a_damaged_index_is_one_line(tmp_path, index) -> None:
-    shutil.rmtree(tmp_path / "index" / "lance")
+    shutil.rmtree(tmp_path / "index" / "pictures-1")
     with pytest.raises(UserError, match=r"is damaged: .*; build it again with --overwrite") as error:
         open_index(tmp_path / "index")
     assert "\n" not in str(error.value)
+
+
+# --- bringing it up to date ---
+
+
+def changed(catalogue: Dataset, rows: list[dict]) -> Dataset:
+    return Dataset.from_list(rows, features=catalogue.features)
+
+
+def test_an_update_touches_what_changed_and_ends_like_a_new_index(tmp_path, model, monkeypatch) -> None:
+    groups = {"colour": ["red", "blue", "red", None, "pink", "grey"], "price": ["1", "2", "3", "4", "5.5", None]}
+    catalogue = make_catalogue(groups)
+    before = list(catalogue)
+    build_index(tmp_path / "index", model, catalogue.select(range(5)))
+    rows = [dict(row) for row in before if row["id"] != "picture 1"]  # gone
+    rows[0]["attributes"] = {"colour": "green", "price": "7"}  # says something else
+    rows[1]["image"] = {"bytes": jpeg(32, 32, (1, 2, 3)), "path": None}  # has another picture
+    after = changed(catalogue, rows)  # and the last one is new
+    embedded = []
+    monkeypatch.setattr(fclip.embedding, "_encode", counted(fclip.embedding._encode, embedded))
+    index, changes = update_index(tmp_path / "index", model, after)
+    assert (changes.added, changes.changed, changes.removed) == (1, 2, 1)
+    assert sorted(embedded) == [1, 1]
+    whole = build_index(tmp_path / "whole", model, after, batch_size=1)
+    found, expected = contents(index), contents(whole)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name][16:] == values[16:]
+        assert found[name][:16] == pytest.approx(values[:16], abs=1e-6)
+    assert index.about["pictures"] == 5
+    assert index.values("colour") == {"green": 1, "grey": 1, "pink": 1, "red": 1}
+    embedded.clear()
+    assert not update_index(tmp_path / "index", model, after)[1].any
+    assert embedded == []
+
+
+def test_an_update_keeps_what_can_no_longer_be_read_and_lists_it(tmp_path, model, catalogue, broken) -> None:
+    build_index(tmp_path / "index", model, catalogue)
+    index, changes = update_index(tmp_path / "index", model, broken(catalogue, [3]))
+    # Bytes that are no picture are another picture, which cannot be read.
+    assert (len(index), changes.any) == (24, False)
+    assert [identity for identity, _ in index.about["skipped"]] == [catalogue[3]["id"]]
+
+
+def test_an_update_of_another_model_or_other_groups_is_refused(tmp_path, model, build) -> None:
+    build_index(tmp_path / "index", model, make_catalogue({"price": ["1", "2"]}))
+    with pytest.raises(UserError, match="price has only numbers in the index, got 'cheap'; build the index again"):
+        update_index(tmp_path / "index", model, make_catalogue({"price": ["1", "cheap"]}))
+    with pytest.raises(UserError, match="the index has the attribute groups price, the catalogue cost"):
+        update_index(tmp_path / "index", model, make_catalogue({"cost": ["1", "2"]}))
+    other = build()
+    other.fingerprint = "0123"
+    with pytest.raises(UserError, match="was built with model unsaved, got model 0123"):
+        update_index(tmp_path / "index", other, make_catalogue({"price": ["1", "2"]}))
+
+
+# --- what else it knows ---
+
+
+def test_numbers_are_asked_for_by_range_and_shown_as_they_were_written(tmp_path, model) -> None:
+    groups = {"price": ["10", "-2.5", None, "50"], "code": ["007", "1", "2", "3"], "empty": [None] * 4}
+    index = build_index(tmp_path / "index", model, make_catalogue(groups))
+    assert index.numbers == ["price"]
+
+    def found(where) -> list[str]:
+        return sorted(answer.id[-1] for answer in index.search(query_of(0), where=where))
+
+    assert found({"price": {"min": 0}}) == ["0", "3"]
+    assert found({"price": {"min": -3, "max": 10}}) == ["0", "1"]
+    assert found({"price": [10, "50"]}) == ["0", "3"]
+    assert found({"price": {"not": 10}}) == ["1", "2", "3"]
+    assert found({"code": {"not": ["007", "1"]}}) == ["2", "3"]
+    assert index.count({"price": {"max": 10}}) == 2
+    assert index.values("price") == {"-2.5": 1, "10": 1, "50": 1}
+    assert index.values("code", {"price": {"min": 20}}) == {"3": 1}
+    assert index.read(["picture 1"])[0].attributes == {"price": "-2.5", "code": "1"}
+
+
+def test_candidates_are_pictures_with_their_vectors(index, model, catalogue) -> None:
+    found = index.candidates(query_of(3), 10)
+    vectors = embed_catalogue(model, catalogue).vectors
+    cosines = vectors @ query_of(3) / np.linalg.norm(query_of(3))
+    order = np.argsort(-cosines)[:10]
+    assert found.ids == [catalogue[int(row)]["id"] for row in order]
+    assert found.items == [catalogue[int(row)]["item"] for row in order]
+    assert found.scores == pytest.approx(cosines[order], abs=1e-5)
+    assert found.vectors == pytest.approx(vectors[order], abs=1e-6)
+    none = index.candidates(query_of(3), 10, {"colour": "nowhere"})
+    assert (none.ids, none.vectors.shape) == ([], (0, 16))
+
+
+def test_pictures_and_vectors_are_read_by_id(index, model, catalogue) -> None:
+    names = [catalogue[5]["id"], catalogue[2]["id"], catalogue[5]["id"]]
+    vectors = embed_catalogue(model, catalogue).vectors
+    assert index.vectors(names) == pytest.approx(vectors[[5, 2, 5]], abs=1e-6)
+    assert [answer.id for answer in index.read([*names, "nobody"])] == names
+    with pytest.raises(UserError, match="no picture 'nobody' in the index"):
+        index.vectors(["nobody"])
+
+
+def test_the_sample_is_drawn_from_the_catalogue(index, model, catalogue, monkeypatch, tmp_path) -> None:
+    vectors = embed_catalogue(model, catalogue).vectors
+    assert np.sort(index.sample, axis=0) == pytest.approx(np.sort(vectors, axis=0), abs=1e-6)
+    assert index.mean == pytest.approx(vectors.mean(axis=0), abs=1e-6)
+    monkeypatch.setattr(fclip.indexing, "SAMPLE", 5)
+    assert build_index(tmp_path / "few", model, catalogue).sample.shape == (5, 16)
+
+
+def test_many_answers_are_those_of_few_and_more(tmp_path, index, monkeypatch) -> None:
+    few = index.search(query_of(4), k=12)
+    monkeypatch.setattr(fclip.index, "IN_ONE_GO", 1)
+    assert index.search(query_of(4), k=12) == few
+
+
+def test_of_pictures_with_one_id_the_first_counts_and_the_others_are_listed(tmp_path, model, catalogue) -> None:
+    rows = list(catalogue.select(range(4)))
+    rows[2] = rows[2] | {"id": rows[0]["id"]}
+    index = build_index(tmp_path / "index", model, changed(catalogue, rows))
+    assert len(index) == 3
+    assert index.about["skipped"] == [[rows[0]["id"], "another picture has the same id"]]
+    assert index.read([rows[0]["id"]])[0].attributes == {k: v for k, v in rows[0]["attributes"].items() if v}
+
+
+def test_a_new_index_is_built_beside_and_the_old_one_still_answers_its_readers(tmp_path, model, catalogue) -> None:
+    old = build_index(tmp_path / "index", model, catalogue.select(range(6)))
+    new = build_index(tmp_path / "index", model, catalogue, overwrite=True)
+    assert (len(old.search(query_of(0), k=99)), len(new)) == (3, 24)
+    build_index(tmp_path / "index", model, catalogue, overwrite=True)
+    assert not (tmp_path / "index" / "pictures-1").exists()
+    assert new.search(query_of(0))
+
+
+def test_an_index_lies_in_an_object_store_as_in_a_folder(tmp_path, model, catalogue) -> None:
+    uri = (tmp_path / "store").as_uri()
+    remote = build_index(uri, model, catalogue)
+    local = build_index(tmp_path / "local", model, catalogue)
+    assert contents(open_index(uri)) == contents(local)
+    assert open_index(uri + "/").search(query_of(0)) == local.search(query_of(0))
+    assert remote.sample == pytest.approx(local.sample)
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["index.json", "pictures-1", "sample-1.npy"]
+    with pytest.raises(UserError, match="exists already"):
+        build_index(uri, model, catalogue)
+    with pytest.raises(UserError, match=r"expected a folder, s3://… or gs://…, got ftp://x/y"):
+        open_index("ftp://x/y")
+
+
+def test_the_vectors_may_lie_on_a_server(tmp_path, model, catalogue) -> None:
+    build_index(tmp_path / "index", model, catalogue, store="qdrant:memory/shop")
+    local, index = build_index(tmp_path / "local", model, catalogue), open_index(tmp_path / "index")
+    where = {"colour": {"not": ["red"]}}
+    for ours, theirs in zip(index.search(query_of(1), 5, where), local.search(query_of(1), 5, where), strict=True):
+        assert (ours.id, ours.attributes, ours.thumbnail) == (theirs.id, theirs.attributes, theirs.thumbnail)
+        assert ours.score == pytest.approx(theirs.score, abs=1e-5)
+    index, changes = update_index(tmp_path / "index", model, catalogue.select(range(4, 24)))
+    assert (len(index), changes.removed, changes.changed) == (20, 4, 0)
+
+
+def test_an_index_of_an_earlier_format_is_refused_and_replaced(tmp_path, model, catalogue) -> None:
+    (tmp_path / "index" / "lance" / "pictures.lance").mkdir(parents=True)
+    (tmp_path / "index" / "index.json").write_text('{"format": 1, "groups": ["colour"]}')
+    with pytest.raises(UserError, match=r"expected index format 2, got 1 in .*; build it again with --overwrite"):
+        open_index(tmp_path / "index")
+    assert len(build_index(tmp_path / "index", model, catalogue, overwrite=True)) == 24
+
+
+def test_a_resumed_build_of_something_else_is_refused(tmp_path, model, build, catalogue, monkeypatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(LanceStore, "add", lambda store, rows: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build_index(tmp_path / "index", model, catalogue)
+    other = build()
+    other.fingerprint = "0123"
+    with pytest.raises(UserError, match="the unfinished index is of model unsaved, got 0123"):
+        build_index(tmp_path / "index", other, catalogue, resume=True)
+    with pytest.raises(UserError, match="is of attribute groups"):
+        build_index(tmp_path / "index", model, make_catalogue({"g": ["x"]}), resume=True)
+    assert len(build_index(tmp_path / "index", model, catalogue, resume=True)) == 24
+    with pytest.raises(UserError, match="exists already; nothing is left to resume"):
+        build_index(tmp_path / "index", model, catalogue, resume=True)

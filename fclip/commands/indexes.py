@@ -14,15 +14,15 @@ from fclip.commands.options import (
     Columns,
     Format,
     Overwrite,
-    check_free,
     columns_of,
-    on_accelerator,
     progress_shown,
 )
 from fclip.errors import UserError, nearest
 from fclip.files import writable, write_json
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from fclip.index import Answer, Index
 
 
@@ -31,38 +31,96 @@ def index(
     checkpoint: Annotated[
         Path, typer.Option(metavar="FOLDER", help="A checkpoint, e.g. runs/demo/best, or a name of `fclip models`.")
     ],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The index to write.")],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="The index to write; also s3://… or gs://….")],
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
     catalogue_format: Format = None,
     columns: Columns = None,
     overwrite: Overwrite = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures embedded at once.")] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures; 0: no further one.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue what was killed; if nothing was, begin.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Embed what is new, remove what is gone.")] = False,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Vectors in Qdrant: http://HOST:6333/NAME; its key in QDRANT_API_KEY."),
+    ] = None,
 ) -> None:
     """Embed a catalogue into an index that can be asked.
 
     \b
     fclip index --checkpoint runs/demo/best --catalogue garments --out garments-index
+    fclip index --checkpoint runs/demo/best --catalogue garments --out garments-index --update
+    torchrun --nproc_per_node 4 -m fclip.cli index --checkpoint runs/demo/best --catalogue garments --out s3://shop/index
 
-    Pictures that cannot be read are left out and listed in the index's index.json.
+    Pictures that cannot be read are left out and listed in the index's index.json. An index that is replaced stays in
+    use until the new one is complete. A large one is searched approximately; its recall is measured and printed.
     """
-    from fclip.catalogue import open_catalogue
-    from fclip.catalogue.schema import groups_of, select_split
-    from fclip.index import build_index
+    from fclip.index import open_index
+    from fclip.indexing import check_target
     from fclip.machine import tune_cpu
-    from fclip.pretrained import open_model
+    from fclip.processes import joined
 
-    check_free(out, overwrite)
+    if update and (overwrite or resume or store):
+        raise UserError("--update works on the index that is there; leave out --overwrite, --resume and --store")
+    if update:
+        open_index(out)
+    else:
+        check_target(out, overwrite, resume)
     tune_cpu()
+    with joined():
+        pictures = _pictures(catalogue, catalogue_format, columns, split)
+        built, said = _built(pictures, checkpoint, out, overwrite, batch_size, workers, resume, update, store)
+        _tell(built, said, out)
+
+
+def _pictures(catalogue: list[str], catalogue_format: str | None, columns: list[str] | None, split: str) -> Dataset:
+    from fclip.catalogue import open_catalogue
+    from fclip.catalogue.schema import select_split
+
+    return select_split(open_catalogue(catalogue, format=catalogue_format, columns=columns_of(columns)), split)
+
+
+def _built(
+    pictures: Dataset,
+    checkpoint: Path,
+    out: str,
+    overwrite: bool,
+    batch_size: int,
+    workers: int,
+    resume: bool,
+    update: bool,
+    store: str | None,
+) -> tuple[Index, str]:
+    """The index, and what an update changed."""
+    from fclip.catalogue.schema import groups_of
+    from fclip.index_updates import update_index
+    from fclip.indexing import build_index
+    from fclip.pretrained import open_model
+    from fclip.processes import on_device
+
     progress = progress_shown()
-    pictures = select_split(open_catalogue(catalogue, format=catalogue_format, columns=columns_of(columns)), split)
-    model = on_accelerator(open_model(checkpoint, groups_of(pictures)))
-    built = build_index(out, model, pictures, str(checkpoint), overwrite, progress, batch_size, workers)
-    skipped = built.about["skipped"]
+    model = on_device(open_model(checkpoint, groups_of(pictures)))
+    if not update:
+        origin = str(checkpoint)
+        return build_index(out, model, pictures, origin, overwrite, progress, batch_size, workers, resume, store), ""
+    built, changes = update_index(out, model, pictures, progress, batch_size, workers)
+    return built, f"{changes.added} added, {changes.changed} changed, {changes.removed} removed; "
+
+
+def _tell(built: Index, said: str, out: str) -> None:
+    """What was left out, how many pictures there are, and how they are searched; once, however many processes."""
+    from fclip.processes import is_main
+
+    if not is_main():
+        return
+    skipped, search = built.about["skipped"], built.about["search"]
     for identity, reason in skipped[:10]:
         print(f"skipped {identity}: {reason}", file=sys.stderr)
-    more = f"; {len(skipped)} unreadable, listed in {out / 'index.json'}" if skipped else ""
-    print(f"{len(built)} pictures in {out}{more}", file=sys.stderr)
+    more = f"; {len(skipped)} unreadable, listed in {out}/index.json" if skipped else ""
+    print(f"{said}{len(built)} pictures in {out}{more}", file=sys.stderr)
+    if search["recall"]:
+        shares = ", ".join(f"{share:.3f} of {kind}" for kind, share in search["recall"].items())
+        print(f"searched by {search['kind']}, recall@10: {shares}", file=sys.stderr)
 
 
 def search(

@@ -52,9 +52,3 @@ def progress_shown() -> bool:
     if not sys.stderr.isatty():
         disable_progress_bars()
     return sys.stderr.isatty()
-
-
-def on_accelerator(model: Any) -> Any:
-    import torch
-
-    return model.to("cuda") if torch.cuda.is_available() else model

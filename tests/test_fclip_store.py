@@ -1,0 +1,290 @@
+"""Both stores keep the same contract: what plain Python over the same rows would answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fclip.store.lance
+import fclip.store.qdrant
+from fclip.errors import StoreUnavailableError, UserError
+from fclip.store import Store, create_store, open_store
+from fclip.store.filters import Between, NoneOf, OneOf
+from fclip.store.recall import true_neighbours
+
+D = 8
+NASTY = ["plain", "it's", 'a "b"', "a/b", "", "x' OR 1=1 --", "été", "back\\slash", "100 %"]
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("item", pa.string()),
+        ("thumbnail", pa.binary()),
+        ("vector", pa.list_(pa.float32(), D)),
+        ("group_0", pa.string()),
+        ("group_1", pa.list_(pa.string())),
+        ("group_2", pa.float64()),
+    ]
+)
+SLOW_START = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+def rows_of(numbers, seed: int = 0) -> list[dict]:
+    """Rows that depend on their numbers alone; some values are unknown."""
+    rows = []
+    for n in numbers:
+        rng = np.random.default_rng([seed, n])
+        vector = rng.normal(size=D)
+        rows.append(
+            {
+                "id": f"{NASTY[n % len(NASTY)]}/{n}",
+                "item": f"product {n // 2}",
+                "thumbnail": rng.bytes(5),
+                "vector": (vector / np.linalg.norm(vector)).astype(np.float32).tolist(),
+                "group_0": None if n % 5 == 4 else NASTY[int(rng.integers(len(NASTY)))],
+                "group_1": None if n % 7 == 6 else [NASTY[i] for i in rng.permutation(len(NASTY))[: rng.integers(3)]],
+                "group_2": None if n % 3 == 2 else float(rng.integers(-4, 5)) / 2,
+            }
+        )
+    return rows
+
+
+def table(rows: list[dict]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def fits(row: dict, condition) -> bool:
+    """What a condition means."""
+    value = row[condition.column]
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if isinstance(condition, OneOf):
+        return any(v in condition.values for v in values)
+    if isinstance(condition, NoneOf):
+        return not any(v in condition.values for v in values)
+    low, high = condition.low, condition.high
+    return any((low is None or v >= low) and (high is None or v <= high) for v in values)
+
+
+@pytest.fixture(scope="module", params=["lance", "qdrant"])
+def address(request, tmp_path_factory):
+    """address(name) → where a store of that name may be."""
+    folder = tmp_path_factory.mktemp("stores")
+    if request.param == "lance":
+        return lambda name: str(folder / name)
+    return lambda name: f"qdrant:memory/{name}"
+
+
+@pytest.fixture(scope="module")
+def full(address) -> tuple[Store, list[dict]]:
+    """A store of 60 rows, which no test may change, and the rows."""
+    rows = rows_of(range(60))
+    store = create_store(address("full"), SCHEMA)
+    store.add(table(rows[:35]))
+    store.add(table(rows[35:]))
+    return open_store(store.uri), rows
+
+
+@pytest.fixture
+def store(address) -> Store:
+    made = create_store(address("changed"), SCHEMA)
+    made.add(table(rows_of(range(10))))
+    return made
+
+
+def query(seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=D).astype(np.float32)
+
+
+def nearest(rows: list[dict], vector: np.ndarray, limit: int) -> list[tuple[str, float]]:
+    cosines = [(row["id"], float(np.dot(row["vector"], vector) / np.linalg.norm(vector))) for row in rows]
+    return sorted(cosines, key=lambda pair: -pair[1])[:limit]
+
+
+WORDS = st.lists(st.sampled_from([*NASTY, "nowhere"]), min_size=1, max_size=3, unique=True).map(tuple)
+NUMBERS = st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.5, 2.0, 9.0])
+CONDITIONS = st.one_of(
+    st.builds(OneOf, st.sampled_from(["group_0", "group_1"]), WORDS),
+    st.builds(NoneOf, st.sampled_from(["group_0", "group_1"]), WORDS),
+    st.builds(OneOf, st.just("group_2"), st.lists(NUMBERS, min_size=1, max_size=2).map(tuple)),
+    st.builds(NoneOf, st.just("group_2"), st.lists(NUMBERS, min_size=1, max_size=2).map(tuple)),
+    st.tuples(NUMBERS, NUMBERS).map(lambda ends: Between("group_2", min(ends), max(ends))),
+    st.builds(Between, st.just("group_2"), NUMBERS, st.none()),
+    st.builds(Between, st.just("group_2"), st.none(), NUMBERS),
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=SLOW_START)
+@given(where=st.lists(CONDITIONS, max_size=3))
+def test_filters_choose_what_plain_python_does(full, where) -> None:
+    store, rows = full
+    fitting = [row for row in rows if all(fits(row, condition) for condition in where)]
+    assert store.count(where) == len(fitting)
+    found = store.search(query(), 7, where)
+    expected = nearest(fitting, query(), 7)
+    assert [hit.id for hit in found] == [name for name, _ in expected]
+    assert [hit.score for hit in found] == pytest.approx([score for _, score in expected], abs=1e-5)
+    counted: dict = {}
+    for row in fitting:
+        for value in row["group_1"] or []:
+            counted[value] = counted.get(value, 0) + 1
+    assert store.facet("group_1", where) == counted
+
+
+def test_a_hit_has_what_was_asked_for(full) -> None:
+    store, rows = full
+    (name, score), *_ = nearest(rows, query(), 1)
+    row = next(row for row in rows if row["id"] == name)
+    (hit,) = store.search(query(), 1, vectors=True, columns=["thumbnail", "group_1", "group_2"])
+    assert (hit.id, hit.item) == (name, row["item"])
+    assert hit.score == pytest.approx(score, abs=1e-5)
+    assert hit.vector == pytest.approx(row["vector"], abs=1e-6)
+    assert hit.fields == {"thumbnail": row["thumbnail"], "group_1": row["group_1"], "group_2": row["group_2"]}
+    (plain,) = store.search(query(), 1)
+    assert plain.vector is None
+    assert plain.fields == {}
+
+
+def test_facets_count_values_and_the_most_frequent_come_first(full) -> None:
+    store, rows = full
+    for column in ("group_0", "group_2"):
+        values = [row[column] for row in rows if row[column] is not None]
+        counts = store.facet(column)
+        assert counts == {value: values.count(value) for value in values}
+        assert list(counts.items()) == sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def test_rows_are_got_by_any_id_in_the_order_asked_for(full) -> None:
+    store, rows = full
+    wanted = [rows[8], rows[1], rows[40]]
+    found = store.get([rows[8]["id"], "nobody's", rows[1]["id"], rows[40]["id"]])
+    assert [row["id"] for row in found] == [row["id"] for row in wanted]
+    for row, expected in zip(found, wanted, strict=True):
+        assert row.pop("vector") == pytest.approx(expected["vector"], abs=1e-6)
+        assert row == {name: value for name, value in expected.items() if name != "vector"}
+    assert store.get([rows[2]["id"]], ["item"]) == [{"id": rows[2]["id"], "item": rows[2]["item"]}]
+    assert store.get([]) == []
+
+
+def test_a_scan_gives_every_row_once(full) -> None:
+    store, rows = full
+    parts = list(store.scan(["id", "vector", "group_2"]))
+    found = {row["id"]: row for part in parts for row in part.to_pylist()}
+    assert sum(map(len, parts)) == len(found) == len(rows)
+    for row in rows:
+        assert found[row["id"]]["vector"] == pytest.approx(row["vector"], abs=1e-6)
+        assert found[row["id"]]["group_2"] == row["group_2"]
+    some = [row for part in store.scan(["id"], [Between("group_2", 0, None)]) for row in part["id"].to_pylist()]
+    assert sorted(some) == sorted(row["id"] for row in rows if fits(row, Between("group_2", 0, None)))
+
+
+def test_upserting_replaces_by_id_and_doubles_nothing(store) -> None:
+    changed = [row | {"group_0": "new"} for row in rows_of(range(8, 13))]
+    store.upsert(table(changed))
+    store.upsert(table(changed))
+    assert store.count() == 13
+    assert store.count([OneOf("group_0", ("new",))]) == 5
+    assert [row["group_0"] for row in store.get([changed[0]["id"]])] == ["new"]
+
+
+def test_deleting_tells_how_many_there_were(store) -> None:
+    rows = rows_of(range(10))
+    assert store.delete([rows[1]["id"], rows[5]["id"], "nobody's", "' OR 1=1 --"]) == 2
+    assert store.count() == 8
+    assert store.get([rows[1]["id"]]) == []
+    assert rows[5]["id"] not in [hit.id for hit in store.search(query(), 20)]
+
+
+def test_what_one_writes_others_see(store, monkeypatch) -> None:
+    other = open_store(store.uri)
+    assert other.count() == 10
+    monkeypatch.setattr("time.time", lambda: 0)
+    store.add(table(rows_of(range(10, 12))))
+    wait_until(lambda: other.count() == 12)
+
+
+def wait_until(reached) -> None:
+    import time
+
+    deadline = time.monotonic() + 30
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_creating_begins_anew_and_dropping_leaves_nothing(store, address) -> None:
+    assert create_store(store.uri, SCHEMA).count() == 0
+    store.drop()
+    with pytest.raises(UserError, match="no vectors in"):
+        open_store(store.uri)
+
+
+@pytest.mark.parametrize("module", ["lance", "qdrant"])
+def test_a_large_store_reports_the_recall_it_has(tmp_path, monkeypatch, module) -> None:
+    monkeypatch.setattr(getattr(fclip.store, module), "EXACT_UP_TO", 300)
+    uri = str(tmp_path / "large") if module == "lance" else "qdrant:memory/large"
+    store, rng = create_store(uri, SCHEMA), np.random.default_rng(0)
+    rows = [row | {"vector": rng.normal(size=D).astype(np.float32).tolist()} for row in rows_of(range(600))]
+    store.add(table(rows))
+    asked = {"some": rng.normal(size=(20, D)).astype(np.float32), "none": np.empty((0, D), np.float32)}
+    tuning = store.optimise(lambda: asked, fresh=True)
+    assert tuning.kind == {"lance": "IVF_RQ", "qdrant": "HNSW"}[module]
+    reopened = open_store(uri, tuning.settings)
+    shares = []
+    for vector in asked["some"]:
+        true = {name for name, _ in nearest_by_cosine(rows, vector, 10)}
+        shares.append(len(true & {hit.id for hit in reopened.search(vector, 10)}) / 10)
+    assert tuning.recall == {"some": pytest.approx(np.mean(shares))}
+    assert np.mean(shares) > 0.9
+    where = [OneOf("group_0", ("plain",))]
+    fitting = [row for row in rows if fits(row, where[0])]
+    expected = [name for name, _ in nearest_by_cosine(fitting, asked["some"][0], 10)]
+    assert [hit.id for hit in reopened.search(asked["some"][0], 10, where, exact=True)] == expected
+    assert len({hit.id for hit in reopened.search(asked["some"][0], 10, where)} & set(expected)) >= 8
+    store.upsert(table(rows_of(range(600, 620), seed=1)))
+    assert store.optimise(lambda: asked).recall["some"] > 0.9
+    assert store.count() == 620
+
+
+def nearest_by_cosine(rows, vector, limit):
+    normed = [row | {"vector": np.array(row["vector"]) / np.linalg.norm(row["vector"])} for row in rows]
+    return nearest(normed, vector, limit)
+
+
+def test_true_neighbours_are_those_of_sorting() -> None:
+    rng = np.random.default_rng(3)
+    vectors, queries = rng.normal(size=(50, D)).astype(np.float32), rng.normal(size=(4, D)).astype(np.float32)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), D)
+    whole = pa.table({"id": [str(i) for i in range(50)], "vector": column})
+    cosines = queries @ (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).T
+    for k in (1, 10, 50, 70):
+        found = true_neighbours(queries, [whole.slice(0, 3), whole.slice(3, 30), whole.slice(33)], k)
+        assert found == [[str(i) for i in np.argsort(-row)[:k]] for row in cosines]
+
+
+def test_a_folder_that_went_away_is_said_after_several_tries(tmp_path, monkeypatch) -> None:
+    import shutil
+
+    store = create_store(str(tmp_path / "gone"), SCHEMA)
+    store.add(table(rows_of(range(4))))
+    opened, pauses = open_store(store.uri), []
+    shutil.rmtree(store.uri)
+    monkeypatch.setattr("fclip.store.lance.time.sleep", pauses.append)
+    with pytest.raises(StoreUnavailableError, match="gone cannot be reached"):
+        opened.search(query(), 3)
+    assert pauses == list(fclip.store.lance.PAUSES_SECONDS)
+
+
+def test_a_server_that_went_away_is_said_after_several_tries(monkeypatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("fclip.store.qdrant.time.sleep", pauses.append)
+    with pytest.raises(StoreUnavailableError, match=r"http://localhost:9/garments cannot be reached"):
+        open_store("http://localhost:9/garments")
+    assert pauses == list(fclip.store.qdrant.PAUSES_SECONDS)
+
+
+@pytest.mark.parametrize("uri", ["http://localhost:6333", "http://localhost:6333/", "https:///x"])
+def test_a_server_without_a_collection_is_refused(uri) -> None:
+    with pytest.raises(UserError, match="expected http://HOST:PORT/COLLECTION"):
+        open_store(uri)
