@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from fclip.index import Answer, Index
     from fclip.queries.question import Query
     from fclip.tokenizer import Tokenizer
+
+MANY_IDS = 20_000  # ids among which the nearest to a mistyped one is looked for
 
 
 def search(
@@ -39,7 +42,7 @@ def search(
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(metavar="GROUP=VALUE", help="Only such products; or GROUP=ONE|OTHER. May be repeated."),
+        typer.Option(metavar="GROUP=VALUE", help="Only such products; or GROUP=ONE|OTHER, GROUP!=VALUE, GROUP=10..50."),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of products.")] = 4,
     weight: Annotated[
@@ -77,49 +80,28 @@ def search(
     from fclip.contact_sheet import contact_sheet, save_contact_sheet
     from fclip.machine import tune_cpu
     from fclip.recommend import ModelEncoder, Query, Recommender
+    from fclip.store.filters import where_from_text, where_in_words
 
     asked = [tuple(given or ()) for given in (text, image, item, avoid, like, dislike)]
-    filters = parse_where(where or [])
+    filters = where_from_text(where or [])
     query = Query(*asked, filters, k, parse_weights(weight or []), fusion, diversity, explain)
     for file in (sheet, *([json] if json is not None else [])):
         writable(file)
     tune_cpu()
     recommender = Recommender.open(index, checkpoint)
+    _check_ids(recommender.index, [*query.items, *query.liked, *query.disliked])
     answers = recommender.answer(recommender.encode(query))
     assert isinstance(recommender.encoder, ModelEncoder)  # `open` makes no other
     for note in _notes(recommender.index, recommender.encoder.model.tokenizer, query, filters, bool(answers)):
         print(f"note: {note}", file=sys.stderr)
-    _print_answers(answers, filters)
+    _print_answers(answers, where_in_words(filters))
     own = recommender.index.read(query.items) if query.items else []
     shown = [*query.images, *({"bytes": item.thumbnail, "path": None} for item in own)]
-    save_contact_sheet(sheet, contact_sheet(answers, query.texts, shown, in_words(filters), avoid=query.avoid))
+    save_contact_sheet(sheet, contact_sheet(answers, query.texts, shown, where_in_words(filters), avoid=query.avoid))
     print(f"contact sheet: {sheet}", file=sys.stderr)
     if json is not None:
         write_json(json, {"index": str(index), **_plain_query(query), "answers": list(map(_plain, answers))})
         print(f"written: {json}", file=sys.stderr)
-
-
-def parse_where(conditions: Sequence[str]) -> dict[str, list[str]]:
-    """GROUP=VALUE and GROUP=ONE|OTHER → group → values.
-
-    Raises:
-        UserError: no such form, or a group twice.
-    """
-    filters: dict[str, list[str]] = {}
-    for condition in conditions:
-        group, _, rest = condition.partition("=")
-        group, values = group.strip(), [value.strip() for value in rest.split("|")]
-        if not group or not all(values):
-            raise UserError(f"expected --where GROUP=VALUE or GROUP=ONE|OTHER, got {condition!r}")
-        if group in filters:
-            raise UserError(f"--where names {group} twice; write --where '{group}=ONE|OTHER'")
-        filters[group] = values
-    return filters
-
-
-def in_words(filters: Mapping[str, Sequence[str]]) -> str:
-    """Filters as one line, e.g. "colour=red|pink, gender=Women"."""
-    return ", ".join(f"{group}={'|'.join(values)}" for group, values in filters.items())
 
 
 def parse_weights(weights: Sequence[str]) -> dict[str, float]:
@@ -147,16 +129,31 @@ def _notes(index: Index, tokenizer: Tokenizer, query: Query, filters: Mapping[st
     return [*text_notes(tokenizer, [*query.texts, *query.avoid]), *_unknown_values(index, filters), *relaxed]
 
 
-def _unknown_values(index: Index, filters: Mapping[str, Sequence[str]]) -> list[str]:
+def _unknown_values(index: Index, filters: Mapping[str, Any]) -> list[str]:
     """A sentence for every value that no product of the index has."""
     notes = []
-    for group, values in filters.items():
-        known = index.values(group)
-        notes += [f"no product has {group}={value}; {nearest(value, known)}" for value in values if value not in known]
+    for group, wanted in filters.items():
+        asked = wanted.get("not", []) if isinstance(wanted, Mapping) else wanted
+        if asked and group not in index.numbers:
+            known = index.values(group)
+            notes += [
+                f"no product has {group}={value}; {nearest(value, known)}" for value in asked if value not in known
+            ]
     return notes
 
 
-def _print_answers(answers: Sequence[Answer], filters: Mapping[str, Sequence[str]]) -> None:
+def _check_ids(index: Index, ids: Sequence[str]) -> None:
+    """Raises UserError when a picture is not in the index, naming the nearest."""
+    known = {answer.id for answer in index.read(ids)} if ids else set()
+    for name in ids:
+        if name not in known:
+            there = [identity for part in index.store.scan(["id"]) for identity in part["id"].to_pylist()]
+            close = get_close_matches(name, there[:MANY_IDS], n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"ids look like {there[0]!r}"
+            raise UserError(f"no picture {name!r} in the index {index.folder}; {hint}")
+
+
+def _print_answers(answers: Sequence[Answer], filters: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -165,7 +162,7 @@ def _print_answers(answers: Sequence[Answer], filters: Mapping[str, Sequence[str
     from fclip import contact_sheet
 
     if not answers:
-        print(f"no product fits {in_words(filters)}")
+        print(f"no product fits {filters or 'this question'}")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", justify="right")
