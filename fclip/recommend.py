@@ -134,12 +134,15 @@ class Recommender:
         scores = fused.scores - fused.deviation * paid
         best = _best_of_each(scores, pool[1])
         best = best[diversify(scores[best], pool[2][best], query.k, query.diversity)]
-        answers = self._read([pool[0][place] for place in best], scores[best])
+        place = {pool[0][row]: row for row in best}
+        answers = self.index.read(list(place))  # what was deleted since the search is left out
+        answers = [replace(answer, score=float(scores[place[answer.id]])) for answer in answers]
         if not query.explain:
             return answers
-        wishes = self._wishes(encoded)
-        reasons = zip(answers, fused.contributions.T[best], paid[best], strict=True)
-        return [replace(a, why=explain(a.attributes, wishes, part, float(lost))) for a, part, lost in reasons]
+        wishes, told = self._wishes(encoded), fused.contributions.T
+        rows = [place[answer.id] for answer in answers]
+        reasons = [explain(a.attributes, wishes, told[r], float(paid[r])) for a, r in zip(answers, rows, strict=True)]
+        return [replace(answer, why=why) for answer, why in zip(answers, reasons, strict=True)]
 
     @cached_property
     def _background(self) -> Background:
@@ -177,11 +180,6 @@ class Recommender:
 
     def _products(self, ids: Sequence[str]) -> set[str]:
         return {answer.item for answer in self.index.read(ids)} if ids else set()
-
-    def _read(self, ids: Sequence[str], scores: Floats) -> list[Answer]:
-        """Answers with these scores; what was deleted since the search is left out."""
-        score = dict(zip(ids, scores, strict=True))
-        return [replace(answer, score=float(score[answer.id])) for answer in self.index.read(ids)]
 
     def _wishes(self, encoded: EncodedQuery) -> list[Wish]:
         """The parts of the question in the order of its vectors, then what was liked."""

@@ -303,6 +303,15 @@ def test_answers_tell_why(shop) -> None:
     assert [answer.why for answer in shop.ask(["red"], ["dress"])] == [None] * 4
 
 
+def test_what_is_deleted_while_it_is_asked_for_is_left_out() -> None:
+    index = make_shop()
+    before = Recommender(index, Words()).ask(["red"], ["dress"], k=4, explain=True)
+    read = index.read
+    index.read = lambda ids: [answer for answer in read(ids) if answer.id != before[1].id]
+    after = Recommender(index, Words()).ask(["red"], ["dress"], k=4, explain=True)
+    assert after == [before[0], *before[2:]]
+
+
 def test_a_photograph_asks_for_what_the_products_nearest_to_it_are(shop) -> None:
     [answer] = shop.ask(["red"], ["shoes"], k=1, explain=True)
     assert ("kind", "shoes", ("shoes",)) in [(r.group, r.value, r.asked_by) for r in answer.why.reasons]

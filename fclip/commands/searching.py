@@ -82,9 +82,21 @@ def search(
     from fclip.recommend import ModelEncoder, Query, Recommender
     from fclip.store.filters import where_from_text, where_in_words
 
-    asked = [tuple(given or ()) for given in (text, image, item, avoid, like, dislike)]
     filters = where_from_text(where or [])
-    query = Query(*asked, filters, k, parse_weights(weight or []), fusion, diversity, explain)
+    query = Query(
+        texts=text or (),
+        images=image or (),
+        items=item or (),
+        avoid=avoid or (),
+        liked=like or (),
+        disliked=dislike or (),
+        where=filters,
+        k=k,
+        weights=parse_weights(weight or []),
+        fusion=fusion,
+        diversity=diversity,
+        explain=explain,
+    )
     for file in (sheet, *([json] if json is not None else [])):
         writable(file)
     tune_cpu()

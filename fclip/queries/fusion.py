@@ -5,12 +5,14 @@
 
     mean   each kind (text, image, item) averaged and brought to unit length, then their weighted mean; cosine to it
     slerp  the same, but words and pictures are mixed along the great circle between them
-    late   each part is scored on its own: cosine to the candidates with the catalogue's mean removed, in standard
-           deviations of the catalogue; then the weighted mean of these scores
+    late   each part is scored on its own: its cosine (that of a picture without the catalogue's mean), in standard
+           deviations of the catalogue from what is usual there; then the weighted mean of these scores
     rrf    weighted reciprocal ranks: the sum of weight / (60 + rank of the candidate for the part)
 
 `late` puts words and pictures on one scale. Cosines to a text and to a picture are not: they have other means and
-spreads (the modality gap), and a mixture of vectors follows whatever spreads wider.
+spreads (the modality gap), and a mixture of vectors follows whatever spreads wider. Without the catalogue's mean a
+picture asks for what is its own, not for being a picture of the catalogue. In all but rrf the score is a straight line
+in the candidate's vector, so the nearest neighbours of one direction are exactly the best.
 
 Sources: Shoemake, Animating rotation with quaternion curves, 1985, and Jang et al., Spherical linear interpolation and
 text-anchoring for zero-shot composed image retrieval, 2024 (slerp); Bruch, Gai & Ingber, An analysis of fusion
@@ -22,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,8 @@ class Background:
     mean: Floats
     sample: Floats
 
-    @cached_property
-    def centred(self) -> Floats:
-        """The sample as `centre` makes it (M, D)."""
-        return self.centre(self.sample)
-
     def centre(self, vectors: Floats) -> Floats:
-        """Unit vectors (N, D) without the catalogue's mean, of unit length again."""
+        """Unit vectors (N, D) without the catalogue's mean, at unit length again."""
         return units(vectors - self.mean)
 
     def spread(self, vectors: Floats) -> tuple[Floats, Floats]:
@@ -136,8 +132,7 @@ def directions(name: str, parts: Parts, background: Background) -> Floats:
         return counted.vectors
     if name == "late" and len(counted.kinds) > 1:
         asked = _centred_parts(counted, background)
-        factors = counted.shares() / deviations(asked @ background.centred.T)
-        return units((factors @ asked)[None])
+        return units(((counted.shares() / background.spread(asked)[1]) @ asked)[None])
     mix = _slerp_factors if name == "slerp" else _mean_factors
     return units((mix(counted) @ counted.vectors)[None])
 
@@ -195,11 +190,11 @@ def _slerp_factors(parts: Parts) -> Floats:
 
 
 def _late(parts: Parts, vectors: Floats, background: Background) -> Fused:
-    asked, weights = _centred_parts(parts, background), parts.shares()[:, None]
-    usual = asked @ background.centred.T
-    mean, deviation = usual.mean(1, keepdims=True), deviations(usual)[:, None]
-    contributions = weights * (asked @ background.centre(vectors).T - mean) / deviation
-    spread = deviations((weights * (usual - mean) / deviation).sum(0, keepdims=True))
+    asked = _centred_parts(parts, background)
+    usual, deviation = background.spread(asked)
+    factors = parts.shares() / deviation
+    contributions = factors[:, None] * (asked @ vectors.T - usual[:, None])
+    spread = background.spread((factors @ asked)[None])[1]
     return Fused(contributions.sum(0), contributions, float(spread[0]))
 
 
