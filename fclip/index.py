@@ -35,6 +35,8 @@ from fclip.store.filters import Group, Kind, Where, known_group, parse_where
 
 if TYPE_CHECKING:
     from fclip.model import Model
+    from fclip.queries.explanation import Explanation
+    from fclip.recommend import Encoder
 
 __all__ = ["Answer", "Candidates", "Index", "Where", "build_index", "is_index", "open_index"]
 
@@ -52,6 +54,7 @@ class Answer:
         score: cosine similarity to the query, -1..1.
         attributes: group → value.
         thumbnail: JPEG bytes.
+        why: when it was asked for.
     """
 
     id: str
@@ -60,6 +63,7 @@ class Answer:
     score: float
     attributes: dict[str, Any]
     thumbnail: bytes
+    why: Explanation | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Index:
         """The mean (D,) of the sample."""
         return self.sample.mean(axis=0)
 
-    def check_model(self, model: Model) -> None:
+    def check_model(self, model: Model | Encoder) -> None:
         """Raises UserError when the index holds another model's vectors."""
         if model.fingerprint != self.about["fingerprint"]:
             checkpoint = f" ({self.about['checkpoint']})" * bool(self.about["checkpoint"])

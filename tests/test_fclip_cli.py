@@ -15,9 +15,9 @@ from fclip.catalogue import open_catalogue, save_catalogue
 from fclip.catalogue.readers import FORMATS
 from fclip.checkpoint import load_checkpoint, save_checkpoint
 from fclip.cli import main
-from fclip.commands.indexes import parse_where
 from fclip.errors import UserError
 from fclip.index import open_index
+from fclip.store.filters import where_from_text
 
 COMMANDS = ["catalogue", "draw", "export", "index", "interpolate", "models", "search"]
 
@@ -176,6 +176,66 @@ def test_search_says_which_value_no_product_has(shop, capsys) -> None:
     assert all(colour in captured.err for colour in colours)
 
 
+def test_search_says_which_filter_to_relax(shop, capsys) -> None:
+    known = open_catalogue(shop / "garments")["attributes"][:]
+    pairs = {(a["colour"], a["category"]) for a in known}
+    colour, category = next((c, k) for c, _ in pairs for _, k in pairs if (c, k) not in pairs)
+    filters = ["--where", f"colour={colour}", "--where", f"category={category}"]
+    assert run("search", shop / "index", "--text", "dress", *filters) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"no product fits colour={colour}, category={category}\n"
+    for left_out, group, value in (("colour", "category", category), ("category", "colour", colour)):
+        count = sum(a[group] == value for a in known)
+        assert f"without the filter on {left_out} {count} pictures fit" in captured.err
+    assert run("search", shop / "index", "--text", "dress", "--where", "colour=mauve", "--where", "category=hat") == 0
+    assert "leave out several" in capsys.readouterr().err
+
+
+def test_search_with_everything(shop, capsys) -> None:
+    ids = open_catalogue(shop / "garments")["id"][:]
+    question = ["--text", "dress", "--image", shop / "photo.jpg", "--item", ids[0], "--avoid", "dots", "-k", 3]
+    question += ["--like", ids[2], "--dislike", ids[4], "--weight", "text=2", "--weight", "image=0.5"]
+    question += ["--fusion", "slerp", "--diversity", "0.4", "--explain", "--json", "answers.json"]
+    assert run("search", shop / "index", *question) == 0
+    shown = capsys.readouterr().out
+    with open("answers.json") as file:
+        written = json.load(file)
+    assert [written[name] for name in ("items", "avoid", "liked", "disliked")] == [
+        [ids[0]],
+        ["dots"],
+        [ids[2]],
+        [ids[4]],
+    ]
+    assert written["weights"] == {"text": 2, "image": 0.5}
+    products = {a["item"] for a in written["answers"]}
+    assert len(products) == 3
+    items = open_catalogue(shop / "garments")["item"][:]
+    assert not products & {items[0], items[4]}
+    for place, answer in enumerate(written["answers"], start=1):
+        assert [part["kind"] for part in answer["why"]["shares"]] == ["text", "image", "item"]
+        assert f"{place}. {answer['why']['shares'][0]['share']:.0%}".replace("%", " %") in shown
+    with Image.open("search.png") as sheet:
+        assert sheet.width > 500
+
+
+def test_search_by_likes_alone(shop, capsys) -> None:
+    ids = open_catalogue(shop / "garments")["id"][:]
+    assert run("search", shop / "index", "--like", ids[0], "-k", 2) == 0
+    assert ids[0] not in capsys.readouterr().out
+
+
+def test_search_names_the_nearest_id(shop, capsys) -> None:
+    ids = open_catalogue(shop / "garments")["id"][:]
+    assert f"did you mean '{ids[0]}'?" in refused(capsys, "search", shop / "index", "--item", ids[0] + "x")
+    assert "ids look like" in refused(capsys, "search", shop / "index", "--text", "a", "--like", "?????")
+
+
+def test_search_says_where_a_long_text_is_cut(shop, capsys) -> None:
+    assert run("search", shop / "index", "--text", "red dress " * 1000) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"note: only the first \d+ tokens of “red dress .{30}…” are read\n", said)
+
+
 def test_search_says_which_words_the_model_never_saw(shop, capsys) -> None:
     assert run("search", shop / "index", "--text", "zorp dress") == 0
     assert "note: the model never saw zorp in training" in capsys.readouterr().err
@@ -252,13 +312,17 @@ MISTAKES = {
     "export {shop}/model --to open_clip --out {shop}/garments": "exists already",
     "export {shop}/model --to open_clip --out {shop}/garments --overwrite": "no export of fclip",
     "search nowhere --text dress": "no index in nowhere",
-    "search {shop}/index": "got neither",
+    "search {shop}/index": "a text, a picture, an item or a like to search with, got nothing",
+    "search {shop}/index --avoid stripes": "got only what to avoid",
+    "search {shop}/index --text dress --fusion meen": "did you mean 'mean'",
+    "search {shop}/index --text dress --diversity 2": "between 0 and 1, got 2",
     "search {shop}/index --text dress --where color=red": "did you mean 'colour'",
     "search {shop}/index --text dress --where red": "expected --where GROUP=VALUE",
     "search {shop}/index --text dress --sheet {shop}": "got a folder",
     "search {shop}/index --text dress -k 0": "at least 1 answer",
     "search {shop}/index --text dress --image nowhere.jpg": "no such picture",
-    "search {shop}/index --text dress --text-weight 3": "between 0 and 1",
+    "search {shop}/index --text dress --weight text": "expected --weight KIND=TIMES",
+    "search {shop}/index --text dress --weight words=2": "no weight of 'words'; known: image, item, text",
 }
 
 
@@ -279,7 +343,7 @@ def test_a_command_that_is_not_understood_leads_to_the_help(capsys, words) -> No
 
 
 def test_where() -> None:
-    assert parse_where(["colour=red | blue", " gender = Women", "size=a=b"]) == {
+    assert where_from_text(["colour=red | blue", " gender = Women", "size=a=b"]) == {
         "colour": ["red", "blue"],
         "gender": ["Women"],
         "size": ["a=b"],
@@ -289,7 +353,7 @@ def test_where() -> None:
 @pytest.mark.parametrize("conditions", [["red"], ["=red"], ["colour="], ["colour=red|"], ["a=1", "a=2"]])
 def test_where_of_another_form_is_refused(conditions) -> None:
     with pytest.raises(UserError, match="--where"):
-        parse_where(conditions)
+        where_from_text(conditions)
 
 
 def test_the_catalogues_help_names_every_format(capsys) -> None:
