@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fclip.errors import UserError
 from fclip.references import read_reference
@@ -13,8 +13,8 @@ from fclip.references import read_reference
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Source = str | Path | Mapping[str, Any]
-"""A path, or a catalogue's cell {"bytes": …, "path": …}, whose path may be a reference into a shard."""
+Source: TypeAlias = "str | Path | Mapping[str, Any] | Image"
+"""A path, a catalogue's cell {"bytes": …, "path": …}, whose path may be a reference into a shard, or a decoded picture."""
 
 
 class UnreadableImageError(UserError):
@@ -37,7 +37,7 @@ def decode(source: Source, size_px: int | None = None) -> Image:
     """Decodes a picture to RGB, upright as its EXIF says, transparency on white.
 
     Args:
-        source: a path or a catalogue's image cell.
+        source: a path, a catalogue's image cell, or a picture that is decoded already.
         size_px: the shorter side that will be needed: a JPEG is then decoded at reduced scale, never below it.
 
     Raises:
@@ -45,6 +45,8 @@ def decode(source: Source, size_px: int | None = None) -> Image:
     """
     from PIL import Image, UnidentifiedImageError
 
+    if isinstance(source, Image.Image):
+        return upright_rgb(source)
     cell: Mapping[str, Any] = source if isinstance(source, Mapping) else {"path": str(source), "bytes": None}
     data = cell.get("bytes")
     name = cell.get("path") or "picture in the table"
@@ -53,7 +55,7 @@ def decode(source: Source, size_px: int | None = None) -> Image:
         with Image.open(io.BytesIO(data) if data is not None else name) as file:
             if size_px is not None:
                 file.draft("RGB", (size_px, size_px))
-            return _upright_rgb(file)
+            return upright_rgb(file)
     except FileNotFoundError:
         raise UnreadableImageError(f"no such picture: {name}; check the path or the table's image column") from None
     except IsADirectoryError:
@@ -67,7 +69,8 @@ def decode(source: Source, size_px: int | None = None) -> Image:
         raise UnreadableImageError(f"cannot read picture {name}: {reason}; replace or remove it") from None
 
 
-def _upright_rgb(file: Image) -> Image:
+def upright_rgb(file: Image) -> Image:
+    """A picture as its EXIF says it stands, 16 bits of grey as 8, transparency on white."""
     from PIL import Image, ImageOps
 
     picture = ImageOps.exif_transpose(file)
