@@ -1,0 +1,50 @@
+"""What Prometheus scrapes at /metrics.
+
+In several processes each holds its own numbers; `fclip serve --workers` sets PROMETHEUS_MULTIPROC_DIR, and any of them
+then answers for all.
+"""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class Metrics:
+    """Counters of one server, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        at = {"registry": self._registry}
+        self.requests = Counter("fclip_requests", "Requests answered.", ["route", "method", "status"], **at)
+        self.request_seconds = Histogram(
+            "fclip_request_seconds", "From the first byte to the last.", ["route"], buckets=SECONDS, **at
+        )
+        self.in_flight = Gauge(
+            "fclip_requests_in_flight", "Requests under way.", multiprocess_mode="livesum", **at
+        )
+        self.batch_items = Histogram(
+            "fclip_batch_items", "Texts or pictures encoded together.", ["kind"], buckets=BATCHES, **at
+        )
+        self.encode_seconds = Histogram(
+            "fclip_encode_seconds", "Encoding of a batch.", ["kind"], buckets=SECONDS, **at
+        )
+        self.search_seconds = Histogram("fclip_search_seconds", "Search without encoding.", buckets=SECONDS, **at)
+
+    def observe_batch(self, kind: str, items: int, seconds: float) -> None:
+        self.batch_items.labels(kind).observe(items)
+        self.encode_seconds.labels(kind).observe(seconds)
+
+    def render(self) -> bytes:
+        """The text that Prometheus reads."""
+        if SHARED not in os.environ:
+            return generate_latest(self._registry)
+        everybody = CollectorRegistry()
+        MultiProcessCollector(everybody)
+        return generate_latest(everybody)
