@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from fclip.commands import catalogues, indexes, models
+from fclip.commands import catalogues, indexes, models, searching
 from fclip.errors import run_program
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -35,7 +35,7 @@ def _program() -> None:
 app.command("catalogue")(catalogues.catalogue)
 app.command("draw")(catalogues.draw)
 app.command("index")(indexes.index)
-app.command("search")(indexes.search)
+app.command("search")(searching.search)
 app.command("interpolate")(models.interpolate)
 app.command("export")(models.export)
 app.command("models")(models.models)

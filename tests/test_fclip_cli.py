@@ -15,7 +15,7 @@ from fclip.catalogue import open_catalogue, save_catalogue
 from fclip.catalogue.readers import FORMATS
 from fclip.checkpoint import load_checkpoint, save_checkpoint
 from fclip.cli import main
-from fclip.commands.indexes import parse_where
+from fclip.commands.searching import parse_where
 from fclip.errors import UserError
 from fclip.index import open_index
 
