@@ -128,6 +128,19 @@ class Answering:
             groups[group] = {"values": values, "number": group in index.numbers}
         return {"pictures": index.count(where), "groups": groups}
 
+    async def relaxations(self, where: Mapping[str, Any]) -> dict[str, int]:
+        """Which filter to leave out where they leave nothing → how many pictures then fit."""
+        from fclip.queries.relaxing import relaxations
+
+        return await self.search(relaxations, self.recommender.index, where)
+
+    def notes(self, texts: Sequence[str]) -> list[str]:
+        """What the asker should know about the words."""
+        from fclip.queries.question import text_notes
+
+        tokenizer = getattr(self.recommender.encoder, "tokenizer", None)
+        return [] if tokenizer is None else text_notes(tokenizer, texts)
+
     async def close(self) -> None:
         """Ends when what was begun is answered."""
         await asyncio.gather(self._texts.close(), self._pictures.close())

@@ -13,9 +13,9 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,8 +40,12 @@ SECURITY_HEADERS = {
 }
 
 
-class TooLargeError(Exception):
-    """A body is longer than allowed, however it was announced."""
+class TooLargeError(HTTPException):
+    """A body is longer than allowed, however it was announced. FastAPI lets no other kind through while it reads."""
+
+    def __init__(self, max_bytes: int) -> None:
+        message = f"the request has more than {max_bytes / 1e6:g} megabytes; send fewer or smaller pictures"
+        super().__init__(413, message, {"Connection": "close"})
 
 
 def refusal(status: int, message: str, **headers: str) -> JSONResponse:
@@ -145,28 +149,16 @@ class BodyLimit:
             return await self.app(scope, receive, send)
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isascii() and announced.isdigit() and int(announced) > self._max_bytes:
-            return await self._refuse(scope, receive, send)
-        started, seen = False, 0
+            error = TooLargeError(self._max_bytes)
+            return await refusal(413, error.detail, **(error.headers or {}))(scope, receive, send)
+        seen = 0
 
         async def counted() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._max_bytes:
-                raise TooLargeError
+                raise TooLargeError(self._max_bytes)
             return message
 
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
-        try:
-            await self.app(scope, counted, watched)
-        except TooLargeError:
-            if not started:
-                await self._refuse(scope, receive, send)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        message = f"the request has more than {self._max_bytes / 1e6:g} megabytes; send fewer or smaller pictures"
-        return await refusal(413, message, Connection="close")(scope, receive, send)
+        await self.app(scope, counted, send)
