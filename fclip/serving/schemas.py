@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
 
 MAX_TEXT = 1000  # characters; a model reads some 300 of them
 MAX_K = 100
@@ -38,11 +38,31 @@ class Range(_Strict):
 class Not(_Strict):
     """Anything but these values."""
 
-    model_config = ConfigDict(extra="forbid", validate_by_name=True, validate_by_alias=True)
     none_of: list[Value] = Field(alias="not", min_length=1, max_length=100)
 
 
-Filter = Value | Annotated[list[Value], Field(min_length=1, max_length=100)] | Range | Not
+def _kind(wanted: Any) -> str | None:
+    """Which of the forms is meant, so that an error speaks of that one alone."""
+    if isinstance(wanted, str):
+        return "value"
+    if isinstance(wanted, (list, tuple)):
+        return "values"
+    if isinstance(wanted, (Not, dict)):
+        return "not" if isinstance(wanted, Not) or "not" in wanted else "range"
+    return "range" if isinstance(wanted, Range) else None
+
+
+Filter = Annotated[
+    Annotated[Value, Tag("value")]
+    | Annotated[list[Value], Field(min_length=1, max_length=100), Tag("values")]
+    | Annotated[Range, Tag("range")]
+    | Annotated[Not, Tag("not")],
+    Discriminator(
+        _kind,
+        custom_error_type="filter",
+        custom_error_message='expected a value, a list of values, {"min": …, "max": …} or {"not": […]}',
+    ),
+]
 Filters = Annotated[dict[Annotated[str, StringConstraints(max_length=200)], Filter], Field(max_length=50)]
 FILTERS_EXAMPLE = {"gender": "Women", "colour": ["red", "pink"], "price": {"max": 50}, "usage": {"not": ["Sports"]}}
 
