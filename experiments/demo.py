@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from fclip.index import Answer
-    from fclip.recommend import Recommender
+    from fclip.recommend import ModelEncoder, Recommender
 
 HERE = Path(__file__).parent
 MARK = "demo.txt"  # tells a folder that may be replaced from one that may not
@@ -91,7 +91,7 @@ def _run(settings: Any, out: Path) -> dict[str, Any]:
     from fclip.catalogue.schema import check_groups, select_split
     from fclip.checkpoint import load_checkpoint, save_checkpoint
     from fclip.index import build_index
-    from fclip.recommend import Recommender
+    from fclip.recommend import ModelEncoder, Recommender
 
     _step(1, "drawing garments")
     garments = out / "catalogue"
@@ -114,7 +114,7 @@ def _run(settings: Any, out: Path) -> dict[str, Any]:
 
     _step(5, "indexing the test garments and asking")
     test, model = select_split(catalogue, "test"), load_checkpoint(out / "best")
-    recommender = Recommender(build_index(out / "index", model, test, str(out / "best")), model)
+    recommender = Recommender(build_index(out / "index", model, test, str(out / "best")), ModelEncoder(model))
     return {
         "pictures": len(catalogue),
         "examples": png_uri(_examples(test)),

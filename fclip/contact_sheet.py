@@ -51,6 +51,7 @@ def contact_sheet(
     images: Sequence[Source] = (),
     where: str = "",
     columns: int = 4,
+    avoid: Sequence[str] = (),
 ) -> Image.Image:
     """Draws question and answers.
 
@@ -59,6 +60,7 @@ def contact_sheet(
         texts, images: the question.
         where: the filters, in words.
         columns: the most pictures in a row.
+        avoid: the phrases that were to be avoided.
 
     Raises:
         UnreadableImageError: one of the question's pictures.
@@ -67,7 +69,7 @@ def contact_sheet(
     width = GAP + columns * (CELL_W + GAP)
     asked = [_Cell(decode(source, CELL_H)) for source in images]
     found = [_Cell(Image.open(io.BytesIO(a.thumbnail)), _caption(n, a)) for n, a in enumerate(answers, start=1)]
-    strips = [_text_strip(_question(texts, len(images), where), width)]
+    strips = [_text_strip(_question(texts, len(images), where, avoid), width)]
     strips += [_row(asked[start : start + columns], width) for start in range(0, len(asked), columns)]
     strips.append(_rule(width))
     strips += [_row(found[start : start + columns], width) for start in range(0, len(found), columns)]
@@ -114,9 +116,10 @@ def in_words(attributes: dict[str, str | list[str]]) -> str:
     return ", ".join(" and ".join(v) if isinstance(v, list) else v for v in attributes.values())
 
 
-def _question(texts: Sequence[str], photos: int, where: str) -> list[_Words]:
+def _question(texts: Sequence[str], photos: int, where: str, avoid: Sequence[str]) -> list[_Words]:
     parts = [*(f"“{text}”" for text in texts), *([f"{photos} photo{'s' * (photos > 1)}"] if photos else [])]
-    return [_Words(" + ".join(parts), 20, INK, True, lines=3), _Words(where or "no filters", 15, lines=2)]
+    asked = "".join([" + ".join(parts) or "what was liked", *(f" − “{phrase}”" for phrase in avoid)])
+    return [_Words(asked, 20, INK, True, lines=3), _Words(where or "no filters", 15, lines=2)]
 
 
 def _caption(place: int, answer: Answer) -> list[_Words]:
@@ -124,6 +127,7 @@ def _caption(place: int, answer: Answer) -> list[_Words]:
         _Words(f"{place}.  {answer.score:.3f}", 17, INK, True),
         _Words(answer.title or answer.item, 15, INK, lines=2),
         _Words(in_words(answer.attributes), 14, lines=4),
+        *([_Words(str(answer.why), 12, INK, lines=4)] if answer.why is not None else []),
         _Words(answer.id, 12),
     ]
 

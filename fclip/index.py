@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from fclip.model import Model
+    from fclip.queries.explanation import Explanation
 
 FORMAT = 1
 TABLE = "pictures"
@@ -51,6 +52,7 @@ class Answer:
         score: cosine similarity to the query, -1..1.
         attributes: group → value.
         thumbnail: JPEG bytes.
+        why: when it was asked for.
     """
 
     id: str
@@ -59,6 +61,7 @@ class Answer:
     score: float
     attributes: dict[str, Any]
     thumbnail: bytes
+    why: Explanation | None = None
 
 
 class Index:

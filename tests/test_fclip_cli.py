@@ -252,13 +252,17 @@ MISTAKES = {
     "export {shop}/model --to open_clip --out {shop}/garments": "exists already",
     "export {shop}/model --to open_clip --out {shop}/garments --overwrite": "no export of fclip",
     "search nowhere --text dress": "no index in nowhere",
-    "search {shop}/index": "got neither",
+    "search {shop}/index": "a text, a picture, an item or a like to search with, got nothing",
+    "search {shop}/index --avoid stripes": "got only what to avoid",
+    "search {shop}/index --text dress --fusion meen": "did you mean 'mean'",
+    "search {shop}/index --text dress --diversity 2": "between 0 and 1, got 2",
     "search {shop}/index --text dress --where color=red": "did you mean 'colour'",
     "search {shop}/index --text dress --where red": "expected --where GROUP=VALUE",
     "search {shop}/index --text dress --sheet {shop}": "got a folder",
     "search {shop}/index --text dress -k 0": "at least 1 answer",
     "search {shop}/index --text dress --image nowhere.jpg": "no such picture",
-    "search {shop}/index --text dress --text-weight 3": "between 0 and 1",
+    "search {shop}/index --text dress --weight text": "expected --weight KIND=TIMES",
+    "search {shop}/index --text dress --weight words=2": "no weight of 'words'; known: image, item, text",
 }
 
 

@@ -1,9 +1,10 @@
-"""`fclip search`: ask an index with words, photographs and filters."""
+"""`fclip search`: ask an index with words, photographs, items of its own and filters."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,55 +12,90 @@ import typer
 
 from fclip.errors import UserError, nearest
 from fclip.files import writable, write_json
+from fclip.queries.defaults import DEFAULT_FUSION, TEXT_SHARE
 
 if TYPE_CHECKING:
     from fclip.index import Answer, Index
+    from fclip.queries.question import Query
+    from fclip.tokenizer import Tokenizer
 
 
 def search(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="Its folder.")],
     text: Annotated[list[str] | None, typer.Option(metavar="WORDS", help="May be repeated.")] = None,
     image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A photograph; may be repeated.")] = None,
+    item: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="A picture of the index: more like this. May be repeated.")
+    ] = None,
+    avoid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORDS", help="What should not be there, without a 'no': stripes. May be repeated."),
+    ] = None,
+    like: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="An answer that was liked; moves the question.")
+    ] = None,
+    dislike: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="One that was not; its product is left out.")
+    ] = None,
     where: Annotated[
         list[str] | None,
         typer.Option(metavar="GROUP=VALUE", help="Only such products; or GROUP=ONE|OTHER. May be repeated."),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of products.")] = 4,
-    text_weight: Annotated[float, typer.Option(help="Weight of the words against the photographs, 0 to 1.")] = 0.5,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND=TIMES", help="text, image or item count so many times as much as usual: text=2."),
+    ] = None,
+    fusion: Annotated[str, typer.Option(help=f"How parts become one score: {', '.join(TEXT_SHARE)}.")] = DEFAULT_FUSION,
+    diversity: Annotated[
+        float, typer.Option(help="0: the best, however alike; up to 1: answers unlike each other.")
+    ] = 0,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what made each answer a match.")] = False,
     sheet: Annotated[Path, typer.Option(metavar="FILE", help="The contact sheet to write (PNG).")] = Path("search.png"),
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write question and answers as JSON.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The model, when it has moved since indexing.")
     ] = None,
 ) -> None:
-    """Ask an index with words, photographs and filters.
+    """Ask an index with words, photographs, items of its own and filters.
 
     \b
     fclip search garments-index --text "red summer dress" -k 8
     fclip search garments-index --image photo.jpg --where "colour=red|pink"
-    fclip search garments-index --image photo.jpg --text "in green" --json out.json
+    fclip search garments-index --image photo.jpg --text "in green" --weight text=2
+    fclip search garments-index --item 1163 --avoid stripes --diversity 0.3 --explain
+    fclip search garments-index --text "summer dress" --like 4711 --dislike 1163 --json out.json
 
-    Prints the answers and draws them on a contact sheet. The score is the cosine similarity of question and picture,
-    -1 to 1. Every product is shown once, with the picture that fits best.
+    Prints the answers and draws them on a contact sheet. Every product is shown once, with the picture that fits best;
+    products asked with or disliked are not shown. The score is the cosine similarity of question and picture, -1 to 1;
+    of a question of several parts with --fusion late it tells by how many standard deviations a picture fits better
+    than the catalogue's usual one.
+
+    Say what to avoid as a thing: models do not understand "no stripes". What must hold belongs into --where.
+    Nothing is remembered: leave out a --like and its effect is undone.
     """
     from fclip.contact_sheet import contact_sheet, save_contact_sheet
     from fclip.machine import tune_cpu
-    from fclip.recommend import Recommender
+    from fclip.recommend import ModelEncoder, Query, Recommender
 
-    texts, images, filters = text or [], image or [], parse_where(where or [])
+    asked = [tuple(given or ()) for given in (text, image, item, avoid, like, dislike)]
+    filters = parse_where(where or [])
+    query = Query(*asked, filters, k, parse_weights(weight or []), fusion, diversity, explain)
     for file in (sheet, *([json] if json is not None else [])):
         writable(file)
     tune_cpu()
     recommender = Recommender.open(index, checkpoint)
-    answers = recommender.ask(texts, images, filters, k, text_weight)
-    for note in [*_unknown_words(recommender.model, texts), *_unknown_values(recommender.index, filters)]:
+    answers = recommender.answer(recommender.encode(query))
+    assert isinstance(recommender.encoder, ModelEncoder)  # `open` makes no other
+    for note in _notes(recommender.index, recommender.encoder.model.tokenizer, query, filters, bool(answers)):
         print(f"note: {note}", file=sys.stderr)
     _print_answers(answers, filters)
-    save_contact_sheet(sheet, contact_sheet(answers, texts, images, in_words(filters)))
+    own = recommender.index.read(query.items) if query.items else []
+    shown = [*query.images, *({"bytes": item.thumbnail, "path": None} for item in own)]
+    save_contact_sheet(sheet, contact_sheet(answers, query.texts, shown, in_words(filters), avoid=query.avoid))
     print(f"contact sheet: {sheet}", file=sys.stderr)
     if json is not None:
-        question = {"texts": texts, "images": list(map(str, images)), "where": filters, "text_weight": text_weight}
-        write_json(json, {"index": str(index), **question, "answers": list(map(_plain, answers))})
+        write_json(json, {"index": str(index), **_plain_query(query), "answers": list(map(_plain, answers))})
         print(f"written: {json}", file=sys.stderr)
 
 
@@ -86,9 +122,29 @@ def in_words(filters: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(f"{group}={'|'.join(values)}" for group, values in filters.items())
 
 
-def _unknown_words(model: Any, texts: Sequence[str]) -> list[str]:
-    unknown = [word for words in texts for word in model.tokenizer.unknown_words(words)]
-    return [f"the model never saw {', '.join(unknown)} in training"] if unknown else []
+def parse_weights(weights: Sequence[str]) -> dict[str, float]:
+    """KIND=TIMES → kind → number.
+
+    Raises:
+        UserError: no such form; whether kind and number make sense is the question's to say.
+    """
+    found = {}
+    for given in weights:
+        kind, _, times = given.partition("=")
+        try:
+            found[kind.strip()] = float(times)
+        except ValueError:
+            raise UserError(f"expected --weight KIND=TIMES, e.g. text=2, got {given!r}") from None
+    return found
+
+
+def _notes(index: Index, tokenizer: Tokenizer, query: Query, filters: Mapping[str, Any], found: bool) -> list[str]:
+    """What a person should know about this question."""
+    from fclip.queries.question import text_notes
+    from fclip.queries.relaxing import advice
+
+    relaxed = [advice(index, filters)] if filters and not found else []
+    return [*text_notes(tokenizer, [*query.texts, *query.avoid]), *_unknown_values(index, filters), *relaxed]
 
 
 def _unknown_values(index: Index, filters: Mapping[str, Sequence[str]]) -> list[str]:
@@ -120,9 +176,20 @@ def _print_answers(answers: Sequence[Answer], filters: Mapping[str, Sequence[str
     for place, answer in enumerate(answers, start=1):
         told = (answer.id, answer.title or answer.item, contact_sheet.in_words(answer.attributes))
         table.add_row(str(place), f"{answer.score:.3f}", *map(Text, told))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for place, answer in enumerate(answers, start=1):
+        if answer.why is not None:
+            console.print(Text(f"{place}. {answer.why}"))
 
 
 def _plain(answer: Answer) -> dict[str, Any]:
     """An answer for JSON: all but the thumbnail."""
-    return {name: getattr(answer, name) for name in ("id", "item", "title", "score", "attributes")}
+    known = {name: getattr(answer, name) for name in ("id", "item", "title", "score", "attributes")}
+    return known if answer.why is None else known | {"why": asdict(answer.why)}
+
+
+def _plain_query(query: Query) -> dict[str, Any]:
+    """A question for JSON: pictures by their paths."""
+    named = {field.name: getattr(query, field.name) for field in fields(query)}
+    return named | {"images": [str(image) for image in query.images]}
