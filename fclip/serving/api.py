@@ -47,7 +47,7 @@ def body_of(model: type) -> dict[str, Any]:
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     images = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "JPEG, PNG or WEBP."}
     question = {"type": "string", "contentMediaType": "application/json", "description": f"A {model.__name__} as JSON."}
-    form = {"type": "object", "properties": {"question": question, "images": images}}
+    form = {"type": "object", "properties": {"question": question, "images": images}, "additionalProperties": False}
     example = {"texts": ["red summer dress"], "where": {"gender": "Women"}, "k": 4}
     content = {
         "application/json": {"schema": schema, "example": example | ({"liked": ["1163"]} if model is Feedback else {})},

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from fclip.recommend import Recommender
 
 logger = logging.getLogger("fclip.serving")
+NO_PLACES = ("query", "path", "body", "value", "values", "range")
+"""What pydantic puts into an error's place that its reader did not write."""
 
 
 def create_app(recommender: Recommender, chosen: Settings | None = None) -> FastAPI:
@@ -123,7 +125,7 @@ def _answer_errors(app: FastAPI) -> None:
 def _first_problem(problems: Any) -> str:
     """One line; never the value, which may be somebody's words."""
     first, more = problems[0], len(problems) - 1
-    place = ".".join(str(part) for part in first["loc"] if part not in ("query", "path", "body"))
+    place = ".".join(str(part) for part in first["loc"] if part not in NO_PLACES)
     text = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return f"{place + ': ' if place else ''}{text}{f'; and {more} more' if more else ''}".replace("\n", " ")
 

@@ -90,12 +90,13 @@ class Batcher(Generic[T]):
 
     async def close(self) -> None:
         """Encodes what waits, then ends."""
-        while self._queue or not self._idle:
+        if self._worker is None:
+            return
+        while (self._queue or not self._idle) and not self._worker.done():
             await asyncio.sleep(0.005)
-        if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.wait([self._worker])
-            self._worker = None
+        self._worker.cancel()
+        await asyncio.wait([self._worker])
+        self._worker = None
 
     async def _work(self) -> None:
         shared = False

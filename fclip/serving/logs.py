@@ -54,6 +54,7 @@ LOG_CONFIG: dict[str, Any] = {
     "handlers": {"stdout": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stdout"}},
     "loggers": {
         "fclip.serving": {"handlers": ["stdout"], "level": "INFO", "propagate": False},
+        "python_multipart": {"level": "ERROR"},  # each malformed form of a stranger would be a warning
         "uvicorn": {"handlers": ["stdout"], "level": "INFO", "propagate": False},
     },
 }
