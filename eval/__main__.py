@@ -54,7 +54,7 @@ def _program(context: typer.Context, cache: Cache = None, no_cache: NoCache = Fa
     (torchrun gives each process one thread: with more, a tower's last bits may differ).
     """
     from eval.cache import cached, default_folder
-    from eval.processes import joined
+    from fclip.processes import joined
 
     context.with_resource(joined())
     folder = cache or default_folder()

@@ -25,8 +25,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.processes import everybody, is_main
 from fclip.files import expand
+from fclip.processes import everybody, is_main
 
 if TYPE_CHECKING:
     from fclip.embedding import ImageEmbeddings

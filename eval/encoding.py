@@ -5,7 +5,7 @@
 
 Pictures are encoded in parts of `batch_size` and texts in parts of 256, one part a forward pass, whichever process
 does it: a vector's last bits depend on the size of its batch, so they depend on nothing but the model and the set.
-Inside `eval.processes.joined` the parts are divided, inside `eval.cache.cached` they are kept.
+Inside `fclip.processes.joined` the parts are divided, inside `eval.cache.cached` they are kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.cache import keeps, kept
-from eval.processes import is_main, together
+from fclip.processes import is_main, together
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -35,10 +35,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.near_duplicates import MOST_BITS, Hashes, cosine_pairs, hash_pairs, perceptual_hash
-from eval.processes import on_device
 from eval.subject import SCHEMA, command, embed_images, write_result
 from fclip.errors import UserError
 from fclip.files import writable
+from fclip.processes import on_device
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from eval.encoding import embed_images, embed_texts
 from eval.metrics.means import known_mean
 from eval.metrics.uncertainty import interval, ratio_samples
-from eval.processes import is_main, on_device
 from eval.scores import LEVEL, Score, score
+from fclip.processes import is_main, on_device
 
 if TYPE_CHECKING:
     from datasets import Dataset

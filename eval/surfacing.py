@@ -35,11 +35,11 @@ from numpy.typing import NDArray
 from eval.baselines import Prediction, answered_with, chance, most_frequent, nearest_pixels, thumbnails
 from eval.labels import Codebook, Labels, candidates, label
 from eval.metrics.surfacing import UNKNOWN, Ints, Surfaced, recall_at, reflected, surface
-from eval.processes import on_device
 from eval.scores import LEVEL, Answers, score, scores
 from eval.subject import embed_images, embed_texts, write_result
 from fclip.errors import UserError
 from fclip.files import writable
+from fclip.processes import on_device
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from fclip.index import Answer
-    from fclip.recommend import ModelEncoder, Recommender
+    from fclip.recommend import Recommender
 
 HERE = Path(__file__).parent
 MARK = "demo.txt"  # tells a folder that may be replaced from one that may not

@@ -5,8 +5,9 @@ images = embed_catalogue(load_checkpoint("runs/demo/best"), open_catalogue("garm
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,42 +31,75 @@ class ImageEmbeddings:
         vectors: unit vectors (N, D), float32.
         rows: the catalogue's row of each (N,).
         skipped: (id, reason) of every picture that could not be read.
+        also: what else was asked for of each (N); see `embed_batches`.
     """
 
     vectors: np.ndarray
     rows: np.ndarray
     skipped: list[tuple[str, str]]
+    also: list[Any] = field(default_factory=list)
+
+
+Also = Callable[[Mapping[str, Any]], Any]
+"""What is made of a picture's cell besides its vector, by the process that decodes it."""
 
 
 class _Pictures(torch.utils.data.Dataset):
-    def __init__(self, catalogue: Dataset, preprocess: Preprocess) -> None:
+    def __init__(self, catalogue: Dataset, preprocess: Preprocess, also: Also | None = None) -> None:
         self._images, self._preprocess = catalogue.select_columns(["id", "image"]), preprocess
+        self._also = also
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, row: int) -> tuple[int, Any, str]:
+    def __getitem__(self, row: int) -> tuple[int, Any, Any, str]:
         cell = self._images[row]
         try:
-            return row, self._preprocess(decode(cell["image"], min(self._preprocess.size))), ""
+            pixels = self._preprocess(decode(cell["image"], min(self._preprocess.size)))
+            return row, pixels, self._also and self._also(cell["image"]), ""
         except UnreadableImageError as error:
-            return row, None, f"{cell['id']}\n{error}"
+            return row, None, None, f"{cell['id']}\n{error}"
 
 
 def embed_batches(
-    model: Model, catalogue: Dataset, batch_size: int = 64, progress: bool = False, workers: int = 0
+    model: Model,
+    catalogue: Dataset,
+    batch_size: int = 64,
+    progress: bool = False,
+    workers: int = 0,
+    batches: Sequence[Sequence[int]] | None = None,
+    also: Also | None = None,
 ) -> Iterator[ImageEmbeddings]:
-    """Embeds a catalogue batch by batch, so that a large one is never held in memory."""
-    pictures = _Pictures(catalogue, model.preprocess)
-    loader = DataLoader(pictures, batch_size, num_workers=workers, collate_fn=list)
+    """Embeds a catalogue batch by batch, so that a large one is never held in memory.
+
+    Args:
+        model: on its device.
+        catalogue: the pictures.
+        batch_size: pictures embedded at once.
+        progress: show a progress bar.
+        workers: processes that decode; 0: this one.
+        batches: the rows of each batch, in place of all rows in their order.
+        also: made of each picture besides, where it is decoded.
+    """
+    pictures = _Pictures(catalogue, model.preprocess, also)
+    cut: dict[str, Any] = {"batch_size": batch_size} if batches is None else {"batch_sampler": batches}
+    start = "forkserver" if workers and "lancedb" in sys.modules else None  # a fork of its threads may hang
+    loader = DataLoader(pictures, num_workers=workers, collate_fn=list, multiprocessing_context=start, **cut)
+    total = len(pictures) if batches is None else sum(map(len, batches))
     model.eval()
-    with tqdm(total=len(pictures), desc="embedding", unit="img", disable=not progress) as bar:
+    with tqdm(total=total, desc="embedding", unit="img", disable=not progress) as bar:
         for samples in loader:
-            good = [(row, pixels) for row, pixels, problem in samples if not problem]
-            bad = [problem.split("\n", 1) for _, _, problem in samples if problem]
-            vectors = _encode(model, [pixels for _, pixels in good]) if good else np.empty((0, 0), np.float32)
+            good = [sample[:3] for sample in samples if not sample[3]]
+            bad = [problem.split("\n", 1) for *_, problem in samples if problem]
+            vectors = _encode(model, [pixels for _, pixels, _ in good]) if good else np.empty((0, 0), np.float32)
             bar.update(len(samples))
-            yield ImageEmbeddings(vectors, np.array([r for r, _ in good], dtype=int), [(i, p) for i, p in bad])
+            rows = np.array([row for row, *_ in good], dtype=int)
+            yield ImageEmbeddings(vectors, rows, [(i, p) for i, p in bad], [made for *_, made in good])
+
+
+def dimension(model: Model) -> int:
+    """The length of a picture's vector."""
+    return _encode(model, [torch.zeros(3, *model.preprocess.size, dtype=torch.uint8)]).shape[1]
 
 
 @torch.inference_mode()

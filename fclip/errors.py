@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake.
+"""The one exception for a user's mistake, and one for a store that is away.
 
 Its message says what was expected, what came, and what to do. Programs turn it into one line and exit code 2;
 anything else that is raised is a fault of ours and keeps its traceback.
@@ -16,6 +16,10 @@ class UserError(ValueError):
     """A mistake in the input: a path, a column, a preset key, a checkpoint of another kind."""
 
 
+class StoreUnavailableError(Exception):
+    """A store of vectors that cannot be reached, after several tries: nobody's mistake, and it may be over soon."""
+
+
 def nearest(name: str, known: Iterable[object]) -> str:
     """The end of an "unknown name" message: the closest known name if one is close, then the list of all."""
     names = sorted(str(k) for k in known)
@@ -25,7 +29,7 @@ def nearest(name: str, known: Iterable[object]) -> str:
 
 
 def run_program(app: Callable[..., Any], argv: Sequence[str] | None, name: str) -> None:
-    """Runs a typer program; a user's mistake is one line on stderr and exit code 2.
+    """Runs a typer program; a user's mistake is one line on stderr and exit code 2, a store that is away 1.
 
     Args:
         app: the program.
@@ -37,3 +41,6 @@ def run_program(app: Callable[..., Any], argv: Sequence[str] | None, name: str) 
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except StoreUnavailableError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -63,7 +63,7 @@ def new_folder(target: str | Path, overwrite: bool = False, keep: str | Path | N
             _sync(path)
         _swap(beside, target, None if keep is None else Path(keep).resolve())
     except Exception as error:
-        if _is_full(error):
+        if is_full(error):
             before = "what was there before is untouched" if target.exists() else "nothing was written"
             raise UserError(f"cannot write {target}: the disk is full; free some space; {before}") from None
         raise
@@ -134,7 +134,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _is_full(error: BaseException | None) -> bool:
+def is_full(error: BaseException | None) -> bool:
     """Whether writing failed for lack of space: libraries raise errors of their own, with the system's behind or in."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in NO_SPACE:

@@ -1,15 +1,17 @@
-"""A searchable catalogue: vectors, attributes and thumbnails in LanceDB, in one folder.
+"""A searchable catalogue: vectors, attributes and thumbnails in a store, and what they mean in one small file.
 
-    model = load_checkpoint("runs/demo/best")
-    index = build_index("garments-index", model, open_catalogue("garments.csv"), checkpoint="runs/demo/best")
+    index = open_index("garments-index")                                     # or s3://bucket/garments-index
     answers = index.search(query_vector(model, texts=["red dress"]), k=4, where={"gender": "Women"})
 
-LanceDB (Apache-2.0) is embedded, a plain folder that many processes read, and filters exactly. Filters are structured
-data (group → value or values), never text in a query language. The fingerprint of the model that made the vectors is
-kept: vectors of another model mean nothing here, and are refused.
+The store is LanceDB's, in the same folder, or a Qdrant server's. Filters are structured data (`fclip.store.filters`),
+never text in a query language. The fingerprint of the model that made the vectors is kept: vectors of another model
+mean nothing here, and are refused.
 
-    index.json   fingerprint and checkpoint of the model, attribute groups, pictures that were left out
-    lance/       the table: id, item, split, title, thumbnail, vector, and one column for each attribute group
+    index.json   fingerprint and checkpoint of the model, attribute groups, where the vectors are, how they are searched
+                 and with what recall, pictures that were left out
+    pictures-1/  the store: id, item, split, title, thumbnail, vector, and one column for each attribute group;
+                 a later build makes pictures-2, and index.json tells which one counts
+    sample-1.npy vectors of pictures drawn at random
 
 The column of a group is called by its place, group_0, group_1 …: a group may have any name, also "id" or "a.b`c".
 """
@@ -17,30 +19,29 @@ The column of a group is called by its place, group_0, group_1 …: a group may 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from fclip.catalogue.schema import groups_of
-from fclip.errors import UserError, nearest
-from fclip.files import expand, new_folder, read_json, write_json
+from fclip.errors import UserError
+from fclip.places import Place
+from fclip.store import Hit, Store, open_store
+from fclip.store.filters import Group, Kind, Where, known_group, parse_where
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from fclip.model import Model
     from fclip.queries.explanation import Explanation
 
-FORMAT = 1
-TABLE = "pictures"
-THUMBNAIL_PX = 256  # longer side
-WRITTEN_AT_ONCE = 2048  # pictures; every write is a file and a version of the table
-Where = Mapping[str, "str | Sequence[str]"]
+__all__ = ["Answer", "Candidates", "Index", "Where", "build_index", "is_index", "open_index"]
+
+FORMAT = 2
+ABOUT = "index.json"
+IN_ONE_GO = 100  # pictures whose thumbnails are read with the search; of more, only those that are shown
 
 
 @dataclass(frozen=True)
@@ -64,25 +65,63 @@ class Answer:
     why: Explanation | None = None
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """Pictures near a query, the nearest first, for choosing among them.
+
+    Attributes:
+        ids, items: of the pictures and their products.
+        scores: cosine similarity to the query (N,).
+        vectors: their own (N, D).
+    """
+
+    ids: list[str]
+    items: list[str]
+    scores: np.ndarray
+    vectors: np.ndarray
+
+
 class Index:
     """An opened index. Use `open_index` or `build_index`.
 
     Attributes:
-        folder: where it lies.
+        folder: where it lies: a folder, or an object store's address.
         about: what index.json says.
-        groups: the attribute groups, which can be filtered on.
+        store: its rows.
+        schema: the attribute groups, which can be filtered on, and how they are held.
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any], table: Any) -> None:
-        self.folder, self.about, self._table = folder, about, table
-        self._columns = {group: f"group_{place}" for place, group in enumerate(about["groups"])}
+    def __init__(self, place: Place, about: dict[str, Any], store: Store) -> None:
+        self.folder: Path | str = place.path or place.uri
+        self.about, self.store = about, store
+        self.schema = schema_of(about)
+        self._place = place
+        self._shown = ["title", "thumbnail", *(group.column for group in self.schema.values())]
 
     def __len__(self) -> int:
-        return self._table.count_rows()
+        return self.count()
 
     @property
     def groups(self) -> list[str]:
-        return list(self._columns)
+        return list(self.schema)
+
+    @property
+    def numbers(self) -> list[str]:
+        """The groups whose values are numbers, which can be asked for by a range."""
+        return [name for name, group in self.schema.items() if group.kind == "number"]
+
+    @cached_property
+    def sample(self) -> np.ndarray:
+        """Unit vectors (M, D) of pictures drawn at random when the index was built, M at most 4096."""
+        data = self._place.read(self.about["sample"])
+        if data is None:
+            raise UserError(f"the index {self.folder} is damaged: no {self.about['sample']}; build it again")
+        return np.load(io.BytesIO(data), allow_pickle=False)
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """The mean (D,) of the sample."""
+        return self.sample.mean(axis=0)
 
     def check_model(self, model: Model) -> None:
         """Raises UserError when the index holds another model's vectors."""
@@ -99,217 +138,145 @@ class Index:
         Args:
             vector: query (D,), of any length but zero.
             k: number of products.
-            where: group → value, or several of which any will do. Of several groups, all must fit.
+            where: group → value, several of which any will do, {"not": values} or {"min": number, "max": number}. Of
+                several groups, all must fit.
 
         Raises:
             UserError: a group that is not there or is given no value, k below 1, or a vector of another dimension.
+            StoreUnavailableError: the store cannot be reached.
         """
-        if k < 1:
-            raise UserError(f"expected at least 1 answer, got k={k}")
-        if vector.shape != (self.about["dimension"],):
-            raise UserError(f"expected a vector of {self.about['dimension']} numbers, got shape {vector.shape}")
-        query = self._table.search(vector.astype(np.float32)).distance_type("cosine")
-        if where:
-            query = query.where(self._condition(where))
-        query, limit = query.select(["item", "_distance"]).with_row_id(True), 2 * k
+        self._check(vector, k)
+        conditions, limit = parse_where(where, self.schema), 2 * k
         while True:
-            rows = query.limit(limit).to_arrow().to_pylist()
-            best: dict[str, dict[str, Any]] = {}  # product → its nearest picture
-            for row in rows:
-                best.setdefault(row["item"], row)
-            if len(best) >= k or len(rows) < limit:
-                return self._answers(list(best.values())[:k])
+            columns = self._shown if limit <= IN_ONE_GO else ()
+            hits = self.store.search(vector, limit, conditions, columns=columns)
+            best: dict[str, Hit] = {}  # product → its nearest picture
+            for hit in hits:
+                best.setdefault(hit.item, hit)
+            if len(best) >= k or len(hits) < limit:
+                return self._answers(list(best.values())[:k], bool(columns))
             limit *= 4
 
-    def values(self, group: str) -> dict[str, int]:
+    def candidates(self, vector: np.ndarray, limit: int, where: Where | None = None) -> Candidates:
+        """The nearest pictures, several of a product if they are near, with their vectors; as `search` otherwise."""
+        self._check(vector, limit)
+        hits = self.store.search(vector, limit, parse_where(where, self.schema), vectors=True)
+        vectors = np.array([hit.vector for hit in hits], np.float32).reshape(len(hits), len(vector))
+        scores = np.array([hit.score for hit in hits], np.float32)
+        return Candidates([hit.id for hit in hits], [hit.item for hit in hits], scores, vectors)
+
+    def read(self, ids: Sequence[str]) -> list[Answer]:
+        """Pictures by their ids, in that order, with a score of 0; those that are not there are left out."""
+        return [self._answer(row, 0.0) for row in self.store.get(ids, ["item", *self._shown])]
+
+    def vectors(self, ids: Sequence[str]) -> np.ndarray:
+        """The vectors (N, D) of pictures.
+
+        Raises:
+            UserError: no picture of that id.
+        """
+        rows = {row["id"]: row["vector"] for row in self.store.get(list(dict.fromkeys(ids)), ["vector"])}
+        for name in ids:
+            if name not in rows:
+                raise UserError(f"no picture {name!r} in the index {self.folder}; name one of its ids")
+        found = np.array([rows[name] for name in ids], np.float32)
+        return found.reshape(len(ids), self.about["dimension"])
+
+    def values(self, group: str, where: Where | None = None) -> dict[str, int]:
         """The values of a group and the number of pictures that have each, the most frequent first.
+
+        Args:
+            group: of `groups`; the values of a number group are written as text, too.
+            where: counts only pictures that fit.
 
         Raises:
             UserError: a group that is not there.
         """
-        column = self._column(group)
-        found = self._table.search().select([column]).to_arrow()[column]
-        flat = pc.list_flatten(found) if pa.types.is_list(found.type) else found
-        counts = {c["values"]: c["counts"] for c in flat.value_counts().to_pylist() if c["values"] is not None}
-        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+        column = known_group(group, self.schema).column
+        counts = self.store.facet(column, parse_where(where, self.schema))
+        return {as_text(value): count for value, count in counts.items()}
 
-    def _column(self, group: str) -> str:
-        if group not in self._columns:
-            raise UserError(f"no attribute group {group!r} in the index {self.folder}; {nearest(group, self.groups)}")
-        return self._columns[group]
+    def count(self, where: Where | None = None) -> int:
+        """The pictures that fit; all of them without a filter."""
+        return self.store.count(parse_where(where, self.schema))
 
-    def _condition(self, where: Where) -> str:
-        """SQL of column names and literals of LanceDB's own making; its expressions know no lists yet (0.40)."""
-        from lancedb.expr import col, lit
+    def _check(self, vector: np.ndarray, k: int) -> None:
+        if k < 1:
+            raise UserError(f"expected at least 1 answer, got k={k}")
+        if vector.shape != (self.about["dimension"],):
+            raise UserError(f"expected a vector of {self.about['dimension']} numbers, got shape {vector.shape}")
 
-        tests = []
-        for group, wanted in where.items():
-            column, values = self._column(group), [wanted] if isinstance(wanted, str) else list(wanted)
-            if not values:
-                raise UserError(f"expected at least one value of {group} to filter by, got none; leave it out")
-            if pa.types.is_list(self._table.schema.field(column).type):
-                tests.append(" OR ".join(f"array_has({column}, {lit(value).to_sql()})" for value in values))
-            else:
-                tests.append(col(column).isin(values).to_sql())
-        return " AND ".join(f"({test})" for test in tests)
+    def _answers(self, hits: list[Hit], complete: bool) -> list[Answer]:
+        if complete:
+            return [self._answer({"id": hit.id, "item": hit.item, **hit.fields}, hit.score) for hit in hits]
+        rows = {row["id"]: row for row in self.store.get([hit.id for hit in hits], ["item", *self._shown])}
+        return [self._answer(rows[hit.id], hit.score) for hit in hits if hit.id in rows]
 
-    def _answers(self, found: list[dict[str, Any]]) -> list[Answer]:
-        """The rows of what `search` found, read in one go and put into its order again."""
-        if not found:
-            return []
-        columns = ["id", "item", "title", "thumbnail", *self._columns.values()]
-        query = self._table.take_row_ids([row["_rowid"] for row in found]).select(columns).with_row_id()
-        rows = {row["_rowid"]: row for row in query.to_arrow().to_pylist()}
-        return [self._answer(rows[row["_rowid"]], 1 - row["_distance"]) for row in found]
-
-    def _answer(self, row: dict[str, Any], score: float) -> Answer:
-        attributes = {group: row[column] for group, column in self._columns.items() if row[column]}
+    def _answer(self, row: Mapping[str, Any], score: float) -> Answer:
+        known = {name: row[group.column] for name, group in self.schema.items() if row[group.column] not in (None, [])}
+        attributes = {name: value if isinstance(value, list) else as_text(value) for name, value in known.items()}
         return Answer(row["id"], row["item"], row["title"], score, attributes, row["thumbnail"])
 
 
+def as_text(value: str | float) -> str:
+    """A value as it is shown: 2018.0 → 2018."""
+    return value if isinstance(value, str) else f"{value:.15g}"
+
+
+def schema_of(about: Mapping[str, Any]) -> dict[str, Group]:
+    """The attribute groups as index.json tells of them."""
+    kinds: dict[str, Kind] = dict.fromkeys(about["numbers"], "number")
+    kinds |= dict.fromkeys(about["lists"], "texts")
+    return {name: Group(f"group_{i}", kinds.get(name, "text")) for i, name in enumerate(about["groups"])}
+
+
 def open_index(folder: str | Path) -> Index:
-    """Opens an index.
+    """Opens an index, in a folder or an object store.
 
     Raises:
         UserError: no index there, a damaged one, or one of another format.
+        StoreUnavailableError: its store cannot be reached.
     """
-    import lancedb
-
-    folder = Path(folder)
-    if not is_index(folder):
+    place = Place(folder)
+    about = read_about(place)
+    if about is None:
         raise UserError(
-            f"no index in {folder}; build one with: fclip index --checkpoint DIR --catalogue PATH --out {folder}"
+            f"no index in {place}; build one with: fclip index --checkpoint DIR --catalogue PATH --out {place}"
         )
-    about = read_json(folder / "index.json", "an index")
     found = about.get("format") if isinstance(about, dict) else None
     if found != FORMAT:
-        raise UserError(f"expected index format {FORMAT}, got {found!r} in {folder}; build it again")
+        raise UserError(f"expected index format {FORMAT}, got {found!r} in {place}; build it again with --overwrite")
     try:
-        return Index(folder, about, lancedb.connect(str(folder / "lance")).open_table(TABLE))
-    except (ValueError, KeyError, OSError, RuntimeError) as error:  # what LanceDB raises
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(f"the index {folder} is damaged: {reason}; build it again with --overwrite") from None
+        return Index(place, about, open_store(store_uri(place, about), about["search"]["settings"]))
+    except (UserError, KeyError) as error:
+        raise UserError(f"the index {place} is damaged: {error}; build it again with --overwrite") from None
 
 
-def is_index(folder: Path) -> bool:
-    """Whether a folder was written by `build_index`."""
-    return (folder / "index.json").is_file()
-
-
-def build_index(
-    folder: str | Path,
-    model: Model,
-    catalogue: Dataset,
-    checkpoint: str = "",
-    overwrite: bool = False,
-    progress: bool = False,
-    batch_size: int = 64,
-    workers: int = 0,
-) -> Index:
-    """Embeds a catalogue, batch by batch, into a new index; unreadable pictures are left out and listed in index.json.
-
-    Args:
-        folder: of the index; written beside and renamed.
-        model: from `load_checkpoint` or `open_model`.
-        catalogue: from `open_catalogue`.
-        checkpoint: where the model came from, so that `fclip search` finds it again.
-        overwrite: replace an index that is there; nothing else is ever replaced.
-        progress: show a progress bar.
-        batch_size: pictures embedded at once.
-        workers: processes that decode; 0: this one.
+def read_about(place: Place) -> Any:
+    """What index.json says; None where there is none.
 
     Raises:
-        UserError: the folder is in use, or no picture can be read.
+        UserError: it is no JSON.
     """
-    folder = Path(folder)
-    if overwrite and folder.exists() and not is_index(folder) and not _is_empty(folder):
-        raise UserError(f"{folder} is no index, so it is not overwritten; choose another name")
-    skipped: list[tuple[str, str]] = []
-    with new_folder(folder, overwrite) as beside:
-        table = None
-        # One chunk after the other, and not LanceDB's streaming: that reads in a thread which outlives an interruption.
-        for chunk in _chunks(_row_batches(model, catalogue, skipped, batch_size, progress, workers)):
-            if table is None:
-                table = _new_table(beside, chunk)
-            else:
-                table.add(chunk)
-        if table is None:
-            first = f"the first problem: {skipped[0][1]}" if skipped else "the catalogue is empty"
-            raise UserError(f"expected a picture to index, got none of {len(catalogue)}; {first}")
-        about = {
-            "format": FORMAT,
-            "fingerprint": model.fingerprint,
-            "model": model.name,
-            "checkpoint": _place(checkpoint),
-            "dimension": int(table.schema.field("vector").type.list_size),
-            "pictures": table.count_rows(),
-            "groups": groups_of(catalogue),
-            "skipped": [list(problem) for problem in skipped],
-        }
-        write_json(beside / "index.json", about)
-    return open_index(folder)
+    data = place.read(ABOUT)
+    try:
+        return None if data is None else json.loads(data)
+    except ValueError as error:
+        raise UserError(f"expected an index in {place}, cannot read its {ABOUT}: {error}") from None
 
 
-def _place(checkpoint: str) -> str:
-    """What `open_model` finds from any folder: a full path, also in NAME:FILE; a published name as it is."""
-    name, colon, file = "", "", checkpoint
-    if not Path(expand(checkpoint)).exists():
-        name, colon, file = checkpoint.partition(":")
-    path = Path(expand(file))
-    return f"{name}{colon}{path.resolve()}" if file and path.exists() else checkpoint
+def store_uri(place: Place, about: Mapping[str, Any]) -> str:
+    """Where the vectors are: a folder inside the index, unless a server has them."""
+    return about["store"] if "/" in about["store"] else place.join(about["store"])
 
 
-def _new_table(folder: Path, chunk: pa.Table) -> Any:
-    import lancedb  # not before the first chunk: the processes that decode have been forked then
-
-    return lancedb.connect(str(folder / "lance")).create_table(TABLE, chunk)
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
+def is_index(folder: str | Path) -> bool:
+    """Whether `build_index` wrote to this folder."""
+    return Place(folder).read(ABOUT) is not None
 
 
-def _row_batches(
-    model: Model, catalogue: Dataset, skipped: list[tuple[str, str]], batch_size: int, progress: bool, workers: int
-) -> Iterator[pa.Table]:
-    from fclip.embedding import embed_batches
+def build_index(*args: Any, **options: Any) -> Index:
+    """See `fclip.indexing.build_index`."""
+    from fclip.indexing import build_index as build
 
-    for part in embed_batches(model, catalogue, batch_size, progress, workers):
-        skipped += part.skipped
-        if len(part.rows):
-            yield _rows(catalogue.select(part.rows), part.vectors)
-
-
-def _chunks(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Tables of about `WRITTEN_AT_ONCE` rows."""
-    held: list[pa.Table] = []
-    for batch in batches:
-        held.append(batch)
-        if sum(map(len, held)) >= WRITTEN_AT_ONCE:
-            yield pa.concat_tables(held)
-            held = []
-    if held:
-        yield pa.concat_tables(held)
-
-
-def _rows(pictures: Dataset, vectors: np.ndarray) -> pa.Table:
-    """Some pictures and their vectors (N, D) as rows of the table."""
-    table = pictures.with_format("arrow")[:]
-    columns: dict[str, Any] = {name: table[name] for name in ("id", "item", "split")}
-    columns["title"] = table["title"] if "title" in table.column_names else pa.nulls(len(table), pa.string())
-    columns["thumbnail"] = pa.array([_thumbnail(cell) for cell in pictures["image"]], pa.binary())
-    columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), vectors.shape[1])
-    for place in range(table["attributes"].type.num_fields):
-        columns[f"group_{place}"] = pc.struct_field(table["attributes"], [place])
-    return pa.table(columns)
-
-
-def _thumbnail(cell: Mapping[str, Any]) -> bytes:
-    """The picture as JPEG, `THUMBNAIL_PX` at its longer side; smaller ones keep their size."""
-    from fclip.images import decode
-
-    picture = decode(cell, THUMBNAIL_PX)
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=88)
-    return stream.getvalue()
+    return build(*args, **options)

@@ -20,13 +20,13 @@ from PIL import Image
 import eval.cache as cache
 from eval.__main__ import main
 from eval.encoding import embed_images, embed_texts
-from eval.processes import joined, together
 from fclip.catalogue.storage import save_catalogue
 from fclip.checkpoint import save_checkpoint
 from fclip.embedding import embed_catalogue
 from fclip.embedding import embed_texts as embed_texts_anew
 from fclip.errors import UserError
 from fclip.features import picture_key
+from fclip.processes import joined, together
 from fclip.references import in_tar
 
 BROKEN = 7

@@ -13,11 +13,13 @@ from datasets import Dataset
 from PIL import Image
 
 import fclip.embedding
-import fclip.index
+import fclip.indexing
 from fclip.catalogue.schema import features
 from fclip.embedding import embed_catalogue
 from fclip.errors import UserError
-from fclip.index import THUMBNAIL_PX, build_index, open_index
+from fclip.index import build_index, open_index
+from fclip.index_rows import THUMBNAIL_PX
+from fclip.store.lance import LanceStore
 
 ODD = ["baseColour", "sleeve length", "a.b", 'in"ches', "it's", "back`tick", "tissu été", "select", "1", "group_1"]
 OWN = ["id", "item", "split", "title", "thumbnail", "vector", "_distance", "_rowid"]
@@ -61,6 +63,24 @@ def brute_force(model, catalogue, query, k, where=None) -> list[tuple[str, float
             seen.add(picture["item"])
             found.append((picture["id"], cosines[row]))
     return found[:k]
+
+
+def counted(function, sizes: list[int]):
+    """The function, noting the length of its second argument."""
+
+    def noting(first, second):
+        sizes.append(len(second))
+        return function(first, second)
+
+    return noting
+
+
+def contents(index) -> dict[str, tuple]:
+    """All that an index says of each picture; a picture that is there twice is an error."""
+    rows = [row for part in index.store.scan(index.store._table.schema.names) for row in part.to_pylist()]
+    found = {row["id"]: tuple(row.pop("vector")) + tuple(map(str, row.values())) for row in rows}
+    assert len(found) == len(rows) == len(index)
+    return found
 
 
 def query_of(seed: int, dimension: int = 16) -> np.ndarray:
@@ -186,9 +206,11 @@ def test_another_model_is_refused(index, build) -> None:
 
 
 def test_a_large_catalogue_is_written_in_chunks(tmp_path, index, model, catalogue, monkeypatch) -> None:
-    monkeypatch.setattr(fclip.index, "WRITTEN_AT_ONCE", 8)
+    monkeypatch.setattr(fclip.indexing, "WRITTEN_AT_ONCE", 8)
+    written, add = [], LanceStore.add
+    monkeypatch.setattr(LanceStore, "add", lambda store, rows: (written.append(len(rows)), add(store, rows)))
     chunked = build_index(tmp_path / "chunked", model, catalogue, batch_size=5)
-    assert len(list((tmp_path / "chunked" / "lance").glob("*.lance/data/*"))) == 3
+    assert written == [10, 10, 4]
     assert len(chunked) == 24
     for ours, theirs in zip(chunked.search(query_of(0)), index.search(query_of(0)), strict=True):
         assert (ours.id, ours.attributes, ours.thumbnail) == (theirs.id, theirs.attributes, theirs.thumbnail)
@@ -217,21 +239,35 @@ def test_nothing_to_index_leaves_nothing(tmp_path, model, catalogue, broken, row
 
 
 @pytest.mark.parametrize("before", ["nothing", "an index"])
-def test_interrupted_building_leaves_what_was_there(tmp_path, model, catalogue, monkeypatch, before) -> None:
+def test_interrupted_building_leaves_what_was_there_and_can_be_resumed(
+    tmp_path, model, catalogue, monkeypatch, before
+) -> None:
+    folder, embed = tmp_path / "other", fclip.embedding.embed_batches
     if before == "an index":
-        build_index(tmp_path / "index", model, catalogue.select(range(4)))
-    embed = fclip.embedding.embed_batches
+        build_index(folder, model, catalogue.select(range(4)))
 
     def interrupted(*args):
         yield next(embed(*args))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fclip.embedding, "embed_batches", interrupted)
-    monkeypatch.setattr(fclip.index, "WRITTEN_AT_ONCE", 1)
-    with pytest.raises(KeyboardInterrupt):
-        build_index(tmp_path / "index", model, catalogue, overwrite=True, batch_size=5)
-    assert [path.name for path in tmp_path.iterdir()] == ["index"] * (before == "an index")
-    assert before == "nothing" or len(open_index(tmp_path / "index")) == 4
+    with monkeypatch.context() as patched:
+        patched.setattr(fclip.embedding, "embed_batches", interrupted)
+        patched.setattr(fclip.indexing, "WRITTEN_AT_ONCE", 1)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(folder, model, catalogue, overwrite=True, batch_size=5)
+    if before == "an index":
+        assert len(open_index(folder)) == 4
+    else:
+        with pytest.raises(UserError, match="no index in"):
+            open_index(folder)
+    with pytest.raises(UserError, match="holds an unfinished index; continue it with --resume"):
+        build_index(folder, model, catalogue)
+    embedded = []
+    monkeypatch.setattr(fclip.embedding, "_encode", counted(fclip.embedding._encode, embedded))
+    resumed = build_index(folder, model, catalogue, batch_size=5, resume=True)
+    assert embedded == [1, 5, 5, 5, 4]  # the first: how long a vector is
+    assert contents(resumed) == contents(build_index(tmp_path / "whole", model, catalogue, batch_size=5))
+    assert not (folder / "building.json").exists()
 
 
 def test_only_an_index_is_overwritten_and_only_when_asked(tmp_path, index, model, catalogue) -> None:
@@ -249,16 +285,16 @@ def test_only_an_index_is_opened(tmp_path, index) -> None:
     with pytest.raises(UserError, match=r"no index in .*; build one with: fclip index"):
         open_index(tmp_path / "nowhere")
     about = tmp_path / "index" / "index.json"
-    about.write_text(about.read_text().replace('"format": 1', '"format": 99'))
-    with pytest.raises(UserError, match="expected index format 1, got 99"):
+    about.write_text(about.read_text().replace('"format": 2', '"format": 99'))
+    with pytest.raises(UserError, match="expected index format 2, got 99"):
         open_index(tmp_path / "index")
     about.write_text("[]")
-    with pytest.raises(UserError, match="expected index format 1, got None"):
+    with pytest.raises(UserError, match="expected index format 2, got None"):
         open_index(tmp_path / "index")
 
 
 def test_a_damaged_index_is_one_line(tmp_path, index) -> None:
-    shutil.rmtree(tmp_path / "index" / "lance")
+    shutil.rmtree(tmp_path / "index" / "pictures-1")
     with pytest.raises(UserError, match=r"is damaged: .*; build it again with --overwrite") as error:
         open_index(tmp_path / "index")
     assert "\n" not in str(error.value)

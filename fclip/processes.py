@@ -1,24 +1,26 @@
-"""Several processes that measure together: each embeds its share, all know all embeddings, the main one tells.
+"""Several processes that work together: each embeds its share, the main one tells.
 
     torchrun --nproc_per_node 2 -m eval surfacing --checkpoint runs/plain --catalogue garments --json plain.json
+    torchrun --nproc_per_node 2 -m fclip.cli index --checkpoint runs/plain/best --catalogue garments --out shop
 
-Every process runs the whole protocol, on the same embeddings (`eval.encoding`), so that a protocol needs to know
-nothing of this but `is_main` where it writes. Processes of a training run, which measures in its main one alone, are
-not joined: only `joined` does that, and the program calls it.
+In `eval` every process runs the whole protocol, on the same embeddings (`eval.encoding`), so that a protocol needs to
+know nothing of this but `is_main` where it writes. Processes of a training run, which measures in its main one alone,
+are not joined: only `joined` does that, and the program calls it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-_STATE: ContextVar[PartialState | None] = ContextVar("processes that measure together", default=None)
+T = TypeVar("T")
+_STATE: ContextVar[PartialState | None] = ContextVar("processes that work together", default=None)
 
 
 @contextmanager
@@ -56,7 +58,7 @@ def joined() -> Iterator[None]:
 
 
 def together() -> PartialState | None:
-    """The processes that measure together; None: this one is alone."""
+    """The processes that work together; None: this one is alone."""
     return _STATE.get()
 
 
@@ -66,13 +68,31 @@ def is_main() -> bool:
     return state is None or state.is_main_process
 
 
-def everybody(says: bool) -> bool:
-    """Whether all processes say so."""
+def share(parts: Sequence[T]) -> Sequence[T]:
+    """This process's parts: every W-th of them."""
+    state = together()
+    return parts if state is None else parts[state.process_index :: state.num_processes]
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    state = together()
+    if state is not None:
+        state.wait_for_everyone()
+
+
+def gathered(mine: list[T]) -> list[T]:
+    """What all processes have, in the order of the processes."""
     if together() is None:
-        return says
+        return mine
     from accelerate.utils import gather_object
 
-    return all(gather_object([says]))
+    return gather_object(mine)
+
+
+def everybody(says: bool) -> bool:
+    """Whether all processes say so."""
+    return all(gathered([says]))
 
 
 def on_device(model: Any) -> Any:

@@ -1,0 +1,148 @@
+"""A catalogue's pictures as the rows of an index.
+
+    kinds = group_kinds(catalogue)                      # which groups are numbers, which are lists
+    for batch in embed_batches(model, catalogue, also=made_of):
+        store.add(rows_of(catalogue.select(batch.rows), batch.vectors, batch.also, kinds))
+
+Two keys tell what has changed since: "picture", of the bytes of the file, and "facts", of what the catalogue says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fclip.errors import UserError
+from fclip.images import UnreadableImageError, decode, encoded
+from fclip.store.filters import NUMBER, Kind
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+THUMBNAIL_PX = 256  # longer side
+AT_ONCE = 10_000  # rows whose attributes are in memory
+Kinds = Mapping[str, Kind]
+
+
+def group_kinds(catalogue: Dataset) -> dict[str, Kind]:
+    """Group → how it is held: a number, where every known value reads as one and there is a value."""
+    shape = catalogue.features["attributes"]
+    kinds: dict[str, Kind] = {
+        name: "texts" if type(kind).__name__ == "List" else "text" for name, kind in shape.items()
+    }
+    hoped = {name for name, kind in kinds.items() if kind == "text"}
+    seen: set[str] = set()
+    for attributes in _attributes(catalogue):
+        for name in list(hoped):
+            known = _column(attributes, name).drop_null()
+            hoped -= set() if _all_numbers(known) else {name}
+            seen |= {name} if len(known) else set()
+        if not hoped:
+            break
+    return kinds | dict.fromkeys(sorted(hoped & seen), "number")
+
+
+def check_kinds(catalogue: Dataset, kinds: Kinds) -> None:
+    """Raises UserError when a catalogue does not fit into an index with these groups."""
+    shape = catalogue.features["attributes"]
+    several = {name: _several(kind) for name, kind in shape.items()}
+    if several != {name: kind == "texts" for name, kind in kinds.items()}:
+        raise UserError(
+            f"the index has the attribute groups {', '.join(kinds) or '(none)'}, the catalogue "
+            f"{', '.join(several) or '(none)'}; build the index again with --overwrite"
+        )
+    for attributes in _attributes(catalogue):
+        for name in (name for name, kind in kinds.items() if kind == "number"):
+            for value in _column(attributes, name).drop_null().to_pylist():
+                if not NUMBER.fullmatch(value):
+                    raise UserError(
+                        f"{name} has only numbers in the index, got {value!r}; build the index again with --overwrite"
+                    )
+
+
+def schema(kinds: Kinds, dimension: int) -> pa.Schema:
+    """The columns of an index's store."""
+    texts = ("id", "item", "split", "title", "picture", "facts")
+    held = {"text": pa.string(), "texts": pa.list_(pa.string()), "number": pa.float64()}
+    return pa.schema(
+        [(name, pa.string()) for name in texts]
+        + [("thumbnail", pa.binary()), ("vector", pa.list_(pa.float32(), dimension))]
+        + [(f"group_{place}", held[kind]) for place, kind in enumerate(kinds.values())]
+    )
+
+
+def rows_of(pictures: Dataset, vectors: np.ndarray, made: Sequence[tuple[bytes, str]], kinds: Kinds) -> pa.Table:
+    """Pictures, their vectors (N, D) and what `made_of` says of them as rows."""
+    table, wanted = pictures.with_format("arrow")[:], schema(kinds, vectors.shape[1])
+    columns: dict[str, Any] = {name: table[name] for name in ("id", "item", "split")}
+    columns["title"] = table["title"] if "title" in table.column_names else pa.nulls(len(table), pa.string())
+    columns["thumbnail"] = [thumbnail for thumbnail, _ in made]
+    columns["picture"] = [key for _, key in made]
+    columns["facts"] = facts(table)
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), vectors.shape[1])
+    for place, name in enumerate(kinds):
+        columns[f"group_{place}"] = _column(table["attributes"], name).cast(wanted.field(f"group_{place}").type)
+    return pa.table({name: columns[name] for name in wanted.names}, schema=wanted)
+
+
+def made_of(cell: Mapping[str, Any]) -> tuple[bytes, str]:
+    """A picture's thumbnail, and the key of its bytes."""
+    return thumbnail(cell), picture_key(cell)
+
+
+def thumbnail(cell: Mapping[str, Any]) -> bytes:
+    """The picture as JPEG, `THUMBNAIL_PX` at its longer side; smaller ones keep their size."""
+    picture = decode(cell, THUMBNAIL_PX)
+    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=88)
+    return stream.getvalue()
+
+
+def picture_key(cell: Mapping[str, Any]) -> str:
+    """Changes with the bytes of a picture.
+
+    Raises:
+        UnreadableImageError: they cannot be read.
+    """
+    try:
+        return hashlib.blake2b(encoded(cell), digest_size=16).hexdigest()
+    except (OSError, ValueError) as error:  # ValueErrors are pyarrow's, of a damaged Parquet shard
+        raise UnreadableImageError(f"cannot read picture {cell['path']}: {str(error).splitlines()[0]}") from None
+
+
+def facts(table: pa.Table) -> list[str]:
+    """Of each row of a catalogue a key that changes with anything that it says besides the picture."""
+    names = [name for name in ("item", "split", "title", "attributes") if name in table.column_names]
+    return [
+        hashlib.blake2b(json.dumps(row, sort_keys=True).encode(), digest_size=16).hexdigest()
+        for row in table.select(names).to_pylist()
+    ]
+
+
+def _several(feature: Any) -> bool:
+    return type(feature).__name__ == "List"
+
+
+def _attributes(catalogue: Dataset) -> Iterator[pa.ChunkedArray]:
+    """The attributes of some thousand rows at a time."""
+    column = catalogue.select_columns(["attributes"]).with_format("arrow")
+    for start in range(0, len(column), AT_ONCE):
+        yield column[start : start + AT_ONCE]["attributes"]
+
+
+def _column(attributes: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """By place: a name with a dot would be taken for a path."""
+    place = [attributes.type.field(i).name for i in range(attributes.type.num_fields)].index(name)
+    return pc.struct_field(attributes, [place])
+
+
+def _all_numbers(known: pa.ChunkedArray) -> bool:
+    return all(NUMBER.fullmatch(value) for value in known.unique().to_pylist())

@@ -1,0 +1,101 @@
+"""A folder, here or in an object store, for the few small files of an index.
+
+    place = Place("s3://bucket/garments-index")          # or a folder of this machine
+    place.write("index.json", data)
+
+A file appears whole or not at all: object stores promise that, and here it is written beside and renamed. Credentials
+are those that pyarrow (and LanceDB) find: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ….
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fclip.errors import StoreUnavailableError, UserError
+from fclip.files import expand, write_bytes
+
+
+class Place:
+    """A folder or an object store's prefix.
+
+    Attributes:
+        uri: as it was given, without a slash at the end.
+        path: the folder of this machine; None where it is an object store's.
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        text = str(uri)
+        self.path = None if "://" in text else Path(expand(text))
+        self.uri = text.rstrip("/") if self.path is None else str(self.path)
+
+    def __str__(self) -> str:
+        return self.uri
+
+    def join(self, name: str) -> str:
+        """What lies in it, by name."""
+        return f"{self.uri}/{name}"
+
+    def read(self, name: str) -> bytes | None:
+        """A file's bytes; None where there is none."""
+        if self.path is not None:
+            file = self.path / name
+            return file.read_bytes() if file.is_file() else None
+        system, path = self._system()
+        try:
+            with system.open_input_stream(f"{path}/{name}") as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file in place of what is there."""
+        if self.path is not None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_bytes(self.path / name, data)
+            return
+        system, path = self._system()
+        try:
+            if system.type_name == "local":
+                system.create_dir(path)
+            with system.open_output_stream(f"{path}/{name}") as stream:
+                stream.write(data)
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def remove(self, name: str) -> None:
+        """Removes a file if it is there."""
+        if self.path is not None:
+            (self.path / name).unlink(missing_ok=True)
+            return
+        system, path = self._system()
+        try:
+            system.delete_file(f"{path}/{name}")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._unavailable(error) from error
+
+    def empty(self) -> bool:
+        """Whether nothing lies there."""
+        if self.path is not None:
+            return not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+        from pyarrow.fs import FileSelector
+
+        system, path = self._system()
+        return not system.get_file_info(FileSelector(path, allow_not_found=True))
+
+    def _system(self) -> tuple[Any, str]:
+        from pyarrow.fs import FileSystem
+
+        try:
+            system, path = FileSystem.from_uri(self.uri)
+        except (ValueError, OSError) as error:  # pyarrow's errors are both
+            reason = str(error).splitlines()[0]
+            raise UserError(f"expected a folder, s3://… or gs://…, got {self.uri}: {reason}") from None
+        return system, path.rstrip("/")
+
+    def _unavailable(self, error: Exception) -> StoreUnavailableError:
+        return StoreUnavailableError(f"{self.uri} cannot be reached: {str(error).splitlines()[0][:200]}")

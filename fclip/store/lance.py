@@ -1,0 +1,263 @@
+"""A store in LanceDB (Apache-2.0, https://lancedb.com): a plain folder, or one in an object store, without a server.
+
+    store = LanceStore.create("garments-index/pictures-1", schema)      # or s3://bucket/garments-index/pictures-1
+
+Many processes read while others write: every write is a new version, and a reader looks for one every few seconds.
+Up to `EXACT_UP_TO` rows every vector is compared; above, IVF_RQ (inverted lists of 1-bit codes, RaBitQ,
+https://arxiv.org/abs/2405.12497) chooses candidates that are compared exactly. How many lists are looked through is
+measured when the index is built.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fclip.errors import StoreUnavailableError, UserError
+from fclip.store import Hit, Queries, Tuning
+from fclip.store.filters import Between, Condition, OneOf, Value
+from fclip.store.recall import recall, true_neighbours
+
+T = TypeVar("T")
+TABLE = "pictures"
+EXACT_UP_TO = 5_000  # rows: comparing all of them takes as long as asking an index
+SEEN_WITHIN = timedelta(seconds=2)  # what others wrote
+KEPT_FOR = timedelta(hours=1)  # versions, for those who still read them
+NOW = timedelta(milliseconds=1)
+PAUSES_SECONDS = (0.1, 0.4, 1.6)  # before the tries after the first
+GET_AT_ONCE = 1000  # ids
+PROBES = (8, 16, 32, 64, 128, 256, 512)  # lists to look through; the fewest that find enough are kept
+REFINE = 4  # candidates for each answer, compared exactly
+ENOUGH = 0.985  # recall to reach, where it can be
+RETRAIN_AT = 2  # times the rows that the lists were made for
+MOST_IN_BITMAP = 1000  # values of a column
+ALL_LISTS = 0
+
+
+class LanceStore:
+    """Use `create_store` or `open_store`."""
+
+    def __init__(self, uri: str, table: Any, settings: Mapping[str, Any]) -> None:
+        self.uri, self._table, self._settings = uri, table, dict(settings)
+
+    @classmethod
+    def create(cls, uri: str, schema: pa.Schema) -> LanceStore:
+        cls(uri, None, {}).drop()
+        return cls(uri, _retried(uri, lambda: _connect(uri).create_table(TABLE, schema=schema)), {})
+
+    @classmethod
+    def open(cls, uri: str, settings: Mapping[str, Any]) -> LanceStore:
+        if "://" not in uri and not Path(uri).is_dir():
+            raise UserError(f"no vectors in {uri}")
+        try:
+            return cls(uri, _retried(uri, lambda: _connect(uri).open_table(TABLE)), settings)
+        except (ValueError, KeyError) as error:  # what LanceDB raises when there is no such table
+            raise UserError(f"no vectors in {uri}: {_line(error)}") from None
+        except StoreUnavailableError as error:
+            if "://" in uri:
+                raise
+            raise UserError(str(error)) from None
+
+    def add(self, rows: pa.Table) -> None:
+        # No second try: one that seems to have failed may have been committed, and would be doubled.
+        self._table.add(rows)
+
+    def upsert(self, rows: pa.Table) -> None:
+        merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+        self._do(lambda: merge.execute(rows))
+
+    def delete(self, ids: Sequence[str]) -> int:
+        before = self.count()
+        for part in _parts(ids):
+            self._do(lambda part=part: self._table.delete(_one_of("id", part)))  # type: ignore[misc]
+        return before - self.count()
+
+    def search(
+        self,
+        vector: np.ndarray,
+        limit: int,
+        where: Sequence[Condition] = (),
+        vectors: bool = False,
+        columns: Sequence[str] = (),
+        exact: bool = False,
+    ) -> list[Hit]:
+        names = list(dict.fromkeys(["id", "item", *columns, *["vector"] * vectors]))
+        query = self._table.search(vector.astype(np.float32)).distance_type("cosine").limit(limit)
+        query = query.select([*names, "_distance"])
+        if where:
+            query = query.where(self._sql(where))
+        if exact:
+            query = query.bypass_vector_index()
+        elif "probes" in self._settings:
+            query = query.minimum_nprobes(self._settings["probes"]).maximum_nprobes(ALL_LISTS)
+            query = query.refine_factor(self._settings["refine"])
+        return _hits(self._do(query.to_arrow), columns, vectors)
+
+    def get(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        names = self._table.schema.names if columns is None else list(dict.fromkeys(["id", *columns]))
+        found: dict[str, dict[str, Any]] = {}
+        for part in _parts(ids):
+            query = self._table.search().where(_one_of("id", part)).select(names)
+            found |= {row["id"]: row for row in _rows(self._do(query.to_arrow))}
+        return [found[name] for name in ids if name in found]
+
+    def scan(self, columns: Sequence[str], where: Sequence[Condition] = ()) -> Iterator[pa.Table]:
+        query = self._table.search().select(list(columns))
+        if where:
+            query = query.where(self._sql(where))
+        for batch in self._do(query.to_batches):
+            yield pa.Table.from_batches([batch])
+
+    def count(self, where: Sequence[Condition] = ()) -> int:
+        return self._do(lambda: self._table.count_rows(self._sql(where) if where else None))
+
+    def facet(self, column: str, where: Sequence[Condition] = ()) -> dict[Value, int]:
+        query = self._table.search().select([column])
+        if where:
+            query = query.where(self._sql(where))
+        found = self._do(query.to_arrow)[column]
+        flat = pc.list_flatten(found) if pa.types.is_list(found.type) else found
+        counts = {c["values"]: c["counts"] for c in flat.value_counts().to_pylist() if c["values"] is not None}
+        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+    def optimise(self, queries: Queries, fresh: bool = False) -> Tuning:
+        self._table.optimize(cleanup_older_than=NOW if fresh else KEPT_FOR, delete_unverified=fresh)
+        rows = self._table.count_rows()
+        if rows <= EXACT_UP_TO:
+            self._settings = {}
+            return Tuning("exact", {}, {})
+        self._index_columns()
+        self._index_vectors(rows)
+        return self._tuned(queries())
+
+    def drop(self) -> None:
+        if "://" not in self.uri:
+            shutil.rmtree(self.uri, ignore_errors=True)
+        else:
+            _connect(self.uri).drop_all_tables()
+
+    def _index_columns(self) -> None:
+        """An index for every column that is filtered on, of the kind that fits its values."""
+        from lancedb.index import Bitmap, BTree, LabelList
+
+        there = {column for index in self._table.list_indices() for column in index.columns}
+        for field in self._table.schema:
+            if field.name in there or not (field.name == "id" or field.name.startswith("group_")):
+                continue
+            config: Any = BTree()
+            if pa.types.is_list(field.type):
+                config = LabelList()
+            elif field.name != "id" and pa.types.is_string(field.type) and len(self.facet(field.name)) < MOST_IN_BITMAP:
+                config = Bitmap()
+            self._table.create_index(field.name, config=config)
+
+    def _index_vectors(self, rows: int) -> None:
+        """Lists of about the square root of the rows; made anew when there are twice as many rows as they were for."""
+        from lancedb.index import IvfRq
+
+        lists = self._settings.get("lists", 0)
+        indexed = any("vector" in index.columns for index in self._table.list_indices())
+        if lists and indexed and rows <= RETRAIN_AT * self._settings["rows"]:
+            return
+        lists = max(1, round(rows**0.5))
+        self._table.create_index("vector", config=IvfRq(distance_type="cosine", num_partitions=lists))
+        self._settings |= {"lists": lists, "rows": rows}
+
+    def _tuned(self, queries: Mapping[str, np.ndarray]) -> Tuning:
+        """Looks through more and more lists until enough of the true neighbours are found for every kind of query."""
+        asked = {kind: vectors for kind, vectors in queries.items() if len(vectors)}
+        truth = {kind: true_neighbours(vectors, self.scan(["id", "vector"])) for kind, vectors in asked.items()}
+        reached: dict[str, float] = {}
+        for probes in PROBES:
+            self._settings |= {"probes": probes, "refine": REFINE}
+            reached = {kind: recall(self, queries[kind], true) for kind, true in truth.items()}
+            if min(reached.values(), default=1.0) >= ENOUGH or probes >= self._settings["lists"]:
+                break
+        return Tuning("IVF_RQ", dict(self._settings), reached)
+
+    def _sql(self, where: Sequence[Condition]) -> str:
+        """SQL of column names of our own and of literals of LanceDB's making: its expressions know no lists (0.40)."""
+        return " AND ".join(f"({self._test(condition)})" for condition in where)
+
+    def _test(self, condition: Condition) -> str:
+        from lancedb.expr import col, lit
+
+        field = self._table.schema.field(condition.column)  # raises KeyError for what is no column
+        if isinstance(condition, Between):
+            ends = [(">=", condition.low), ("<=", condition.high)]
+            return " AND ".join(
+                f"{field.name} {sign} {lit(float(end)).to_sql()}" for sign, end in ends if end is not None
+            )
+        if pa.types.is_list(field.type):
+            test = " OR ".join(f"array_has({field.name}, {lit(value).to_sql()})" for value in condition.values)
+        else:
+            test = col(field.name).isin(list(condition.values)).to_sql()
+        return test if isinstance(condition, OneOf) else f"{field.name} IS NULL OR NOT ({test})"
+
+    def _do(self, call: Callable[[], T]) -> T:
+        return _retried(self.uri, call)
+
+
+def _connect(uri: str) -> Any:
+    import lancedb
+
+    return lancedb.connect(uri, read_consistency_interval=SEEN_WITHIN)
+
+
+def _retried(uri: str, call: Callable[[], T]) -> T:
+    """What the call returns, tried again after a while when the disk or the network fails."""
+    for pause in (*PAUSES_SECONDS, None):
+        try:
+            return call()
+        except (OSError, RuntimeError) as error:  # what LanceDB raises for both
+            if pause is None:
+                raise StoreUnavailableError(f"the store {uri} cannot be reached: {_line(error)}") from error
+            time.sleep(pause)
+    raise AssertionError
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
+def _one_of(column: str, values: Sequence[str]) -> str:
+    from lancedb.expr import col
+
+    return col(column).isin(list(values)).to_sql()
+
+
+def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), GET_AT_ONCE):
+        yield ids[start : start + GET_AT_ONCE]
+
+
+def _hits(found: pa.Table, columns: Sequence[str], vectors: bool) -> list[Hit]:
+    own = _matrix(found["vector"]) if vectors else None
+    plain = found.select([*dict.fromkeys(["id", "item", *columns])]).to_pylist()
+    scores = 1 - found["_distance"].to_numpy()
+    return [
+        Hit(row["id"], row["item"], float(score), None if own is None else own[place], {c: row[c] for c in columns})
+        for place, (row, score) in enumerate(zip(plain, scores, strict=True))
+    ]
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows as dicts, their vectors as arrays and not as lists of numbers."""
+    if "vector" not in table.column_names:
+        return table.to_pylist()
+    vectors = _matrix(table["vector"])
+    return [row | {"vector": vectors[i]} for i, row in enumerate(table.drop_columns(["vector"]).to_pylist())]
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of vectors as (N, D)."""
+    flat = column.combine_chunks().flatten().to_numpy()
+    return flat.reshape(len(column), -1)
