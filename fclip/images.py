@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Source: TypeAlias = "str | Path | Mapping[str, Any] | Image"
-"""A path, a catalogue's cell {"bytes": …, "path": …}, whose path may be a reference into a shard, or a decoded picture."""
+"""A path, a catalogue's cell {"bytes": …, "path": …}, whose path may be a reference into a shard, or a picture."""
 
 
 class UnreadableImageError(UserError):

@@ -1,4 +1,4 @@
-"""A server's surroundings: an index by brute force in memory, a model whose embeddings are known, a server that runs."""
+"""A server's surroundings: an index by brute force in memory, a model whose embeddings are known, a running server."""
 
 from __future__ import annotations
 
@@ -75,7 +75,14 @@ class MemoryIndex:
         self.groups, self.numbers, self.broken = ["colour", "price"], ["price"], None
         self._vectors = unit([np.random.default_rng(i).normal(size=WIDTH) for i in range(len(ids))])
         self._rows = [
-            Answer(name, f"product {i}", f"title {i}", 0.0, {"colour": COLOURS[i % 3], "price": 10.0 * i}, jpeg(COLOURS[i % 3]))
+            Answer(
+                name,
+                f"product {i}",
+                f"title {i}",
+                0.0,
+                {"colour": COLOURS[i % 3], "price": 10.0 * i},
+                jpeg(COLOURS[i % 3]),
+            )
             for i, name in enumerate(ids)
         ]
 
@@ -93,8 +100,12 @@ class MemoryIndex:
             raise self.broken
         for group in where or {}:
             if group not in self.groups:
-                raise UserError(f"no attribute group {group!r} in the index {self.folder}; {nearest(group, self.groups)}")
-        return [i for i, row in enumerate(self._rows) if all(fits(row.attributes[g], w) for g, w in (where or {}).items())]
+                raise UserError(
+                    f"no attribute group {group!r} in the index {self.folder}; {nearest(group, self.groups)}"
+                )
+        return [
+            i for i, row in enumerate(self._rows) if all(fits(row.attributes[g], w) for g, w in (where or {}).items())
+        ]
 
     def candidates(self, vector, limit, where=None):
         rows = self._fitting(where)
@@ -142,7 +153,9 @@ class Server:
     """uvicorn in a thread, on a port of its own."""
 
     def __init__(self, app) -> None:
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=10))
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=10)
+        )
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]

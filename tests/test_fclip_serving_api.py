@@ -10,8 +10,8 @@ import pytest
 from serving import COLOURS, NASTY, Encoder, app_of, form, jpeg, make_recommender
 from starlette.testclient import TestClient
 
+from fclip.errors import StoreUnavailableError
 from fclip.serving.schemas import MAX_K
-from fclip.store import StoreUnavailableError
 
 
 @pytest.fixture
@@ -134,7 +134,9 @@ BODIES = {
 @pytest.mark.parametrize("name", BODIES)
 def test_a_body_that_is_none_is_refused(client, name) -> None:
     kind, body, status, message = BODIES[name]
-    assert message in problem(client.post("/search", content=body, headers={"Content-Type": kind} if kind else {}), status)
+    assert message in problem(
+        client.post("/search", content=body, headers={"Content-Type": kind} if kind else {}), status
+    )
 
 
 def test_too_many_or_other_files_are_refused(client) -> None:
@@ -216,7 +218,13 @@ def test_facets_count_what_fits(client) -> None:
 def test_a_store_that_went_away_is_503_until_it_is_back(client, recommender) -> None:
     assert client.get("/readyz").json() == {"status": "ok"}
     recommender.index.broken = StoreUnavailableError("no answer from http://secret:6333")
-    for address in ("/readyz", "/items/plain", "/items/plain/thumbnail", "/similar/plain", '/facets?where={"colour":"red"}'):
+    for address in (
+        "/readyz",
+        "/items/plain",
+        "/items/plain/thumbnail",
+        "/similar/plain",
+        '/facets?where={"colour":"red"}',
+    ):
         response = client.get(address)
         assert problem(response, 503) == "the index cannot be reached; ask again"
         assert int(response.headers["retry-after"]) > 0
@@ -249,14 +257,16 @@ def test_metrics_count_by_route_and_never_by_id(client) -> None:
 
 def test_openapi_describes_every_route_with_limits_and_examples(client) -> None:
     described = client.get("/openapi.json").json()
-    assert {"/search", "/feedback", "/similar/{id}", "/items/{id}", "/items/{id}/thumbnail", "/facets"} <= set(described["paths"])
+    assert {"/search", "/feedback", "/similar/{id}", "/items/{id}", "/items/{id}/thumbnail", "/facets"} <= set(
+        described["paths"]
+    )
     body = described["paths"]["/search"]["post"]["requestBody"]["content"]
     assert set(body) == {"application/json", "multipart/form-data"}
     question = described["components"]["schemas"]["Question"]
     assert question["properties"]["k"]["maximum"] == MAX_K
     assert question["properties"]["texts"]["items"]["maxLength"] == 1000
     text = json.dumps(described)
-    for reference in set(part.split('"')[0] for part in text.split('"$ref": "#/components/schemas/')[1:]):
+    for reference in {part.split('"')[0] for part in text.split('"$ref": "#/components/schemas/')[1:]}:
         assert reference in described["components"]["schemas"]
 
 

@@ -1,4 +1,4 @@
-"""A real server on a port: batching, clients that leave, an end that answers those who wait; and what a fuzzer finds."""
+"""A real server on a port: batching, clients that leave, an end that answers those who wait, fuzzers."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def raw_request(port: int, body: bytes, announced: int | None = None, kind: str 
     """A client that says how much it will send, and sends this."""
     client = socket.create_connection(("127.0.0.1", port))
     length = len(body) if announced is None else announced
-    client.sendall(f"POST /search HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n".encode())
+    client.sendall(
+        f"POST /search HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n".encode()
+    )
     client.sendall(body)
     return client
 
@@ -145,7 +147,9 @@ def test_malformed_uploads_are_answered_or_refused_and_nothing_else(number) -> N
 def test_malformed_forms_are_answered_or_refused_and_nothing_else(number) -> None:
     rng = random.Random(0)
     headers = {"Content-Type": "multipart/form-data; boundary=b0undary"}
-    whole = httpx.Request("POST", "http://x/search", headers=headers, **form({"k": 1, "texts": ["x"]}, [jpeg(size=(9, 9))]))
+    whole = httpx.Request(
+        "POST", "http://x/search", headers=headers, **form({"k": 1, "texts": ["x"]}, [jpeg(size=(9, 9))])
+    )
     body, kind = whole.read(), whole.headers["content-type"]
     with TestClient(app_of(), raise_server_exceptions=False) as client:
         for _ in range(number):
@@ -158,7 +162,14 @@ def test_malformed_forms_are_answered_or_refused_and_nothing_else(number) -> Non
             response.json()
 
 
-FUZZED = ["POST /search", "POST /feedback", "GET /similar/{id}", "GET /items/{id}", "GET /items/{id}/thumbnail", "GET /facets"]
+FUZZED = [
+    "POST /search",
+    "POST /feedback",
+    "GET /similar/{id}",
+    "GET /items/{id}",
+    "GET /items/{id}/thumbnail",
+    "GET /facets",
+]
 
 
 @pytest.mark.parametrize("examples", [3, pytest.param(300, marks=pytest.mark.slow)])

@@ -133,7 +133,10 @@ class _Index(SimpleNamespace):
 def index(named, catalogue):
     images = catalogue["image"][:]
     return _Index(
-        ids=catalogue["id"][:], images=images, attributes=catalogue["attributes"][:], sample=embed_pictures(named, images)
+        ids=catalogue["id"][:],
+        images=images,
+        attributes=catalogue["attributes"][:],
+        sample=embed_pictures(named, images),
     )
 
 

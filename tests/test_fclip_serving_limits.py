@@ -37,7 +37,11 @@ def test_the_key_is_asked_for_everywhere_but_by_those_who_watch_the_process() ->
 
 def test_every_answer_has_the_headers_that_keep_browsers_safe() -> None:
     with TestClient(app_of(api_key="k")) as client:
-        for response in (client.get("/healthz"), client.get("/facets"), client.get("/nowhere", headers={"X-API-Key": "k"})):
+        for response in (
+            client.get("/healthz"),
+            client.get("/facets"),
+            client.get("/nowhere", headers={"X-API-Key": "k"}),
+        ):
             assert response.headers["x-content-type-options"] == "nosniff"
             assert "default-src 'self'" in response.headers["content-security-policy"]
             assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
@@ -61,7 +65,9 @@ def test_a_body_beyond_the_limit_is_refused_however_it_is_announced(chunked, rou
             body = iter(parts) if chunked else b"".join(parts)
             response = client.post(route, content=body, headers={"Content-Type": kind})
             assert response.status_code == 413
-            assert response.json() == {"error": "the request has more than 0.1 megabytes; send fewer or smaller pictures"}
+            assert response.json() == {
+                "error": "the request has more than 0.1 megabytes; send fewer or smaller pictures"
+            }
 
 
 def test_a_large_picture_is_refused_by_its_pixels() -> None:
@@ -127,7 +133,9 @@ def test_a_line_of_the_log_tells_nothing_about_a_person(caplog) -> None:
         ("/items/{id:path}", 200),
         ("/search", 500),
     ]
-    assert all(set(line) == {"time", "level", "event", "request", "method", "route", "status", "ms"} for line in requests)
+    assert all(
+        set(line) == {"time", "level", "event", "request", "method", "route", "status", "ms"} for line in requests
+    )
     assert requests[0]["request"] == "given-by-proxy"
     assert requests[1]["request"] != "no\tid"
     (failure,) = [line for line in parsed if line["event"] == "failed"]

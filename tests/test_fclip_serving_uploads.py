@@ -33,6 +33,7 @@ def off(a: Image.Image, b: Image.Image) -> float:
     return float(np.abs(np.asarray(a, float) - np.asarray(b, float)).mean())
 
 
+BLACK = Image.new("RGB", (48, 64))
 GOOD = {
     "jpeg": lambda: encode(gradient(), "JPEG", quality=95),
     "progressive jpeg": lambda: encode(gradient(), "JPEG", quality=95, progressive=True),
@@ -40,7 +41,9 @@ GOOD = {
     "webp": lambda: encode(gradient(), "WEBP", lossless=True),
     "cmyk jpeg": lambda: encode(gradient(mode="CMYK"), "JPEG", quality=95),
     "mpo": lambda: encode(gradient(), "MPO", quality=95, save_all=True, append_images=[gradient(mode="L")]),
-    "animated webp": lambda: encode(gradient(), "WEBP", lossless=True, save_all=True, append_images=[Image.new("RGB", (48, 64))]),
+    "animated webp": lambda: encode(
+        gradient(), "WEBP", lossless=True, save_all=True, append_images=[Image.new("RGB", (48, 64))]
+    ),
     "animated png": lambda: encode(gradient(), "PNG", save_all=True, append_images=[Image.new("RGB", (48, 64))]),
     "transparent png": lambda: encode(gradient(mode="RGBA"), "PNG"),
 }
@@ -99,10 +102,10 @@ def test_heic_is_read_where_its_library_is_and_explained_where_it_is_not(monkeyp
     assert off(open_upload(stream.getvalue()), gradient(64, 96)) < 4
     assert set(Image.registered_extensions()) == before
     monkeypatch.setattr(uploads, "heic_is_read", lambda: False)
-    with pytest.raises(RefusedUploadError, match="HEIC, which this server cannot read; .* share as JPEG"):
+    with pytest.raises(RefusedUploadError, match=r"HEIC, which this server cannot read; .* share as JPEG"):
         open_upload(stream.getvalue())
+    monkeypatch.setattr(uploads, "heic_is_read", lambda: True)
     with pytest.raises(RefusedUploadError, match="damaged"):
-        monkeypatch.setattr(uploads, "heic_is_read", lambda: True)
         open_upload(stream.getvalue()[:300])
 
 
@@ -113,7 +116,9 @@ def bomb(width: int, height: int) -> bytes:
         return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
 
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
+    )
 
 
 REFUSED = {
@@ -176,14 +181,14 @@ def damaged(number: int, seed: int) -> list[bytes]:
 
 @pytest.mark.parametrize("number", [60, pytest.param(3000, marks=pytest.mark.slow)])
 def test_a_damaged_file_is_read_or_refused_and_nothing_else(number) -> None:
-    refused = 0
+    said = []
     for data in damaged(number, seed=number):
         try:
             assert open_upload(data, size_px=32).mode == "RGB"
         except RefusedUploadError as error:
-            refused += 1
-            assert "\n" not in str(error)
-    assert 0 < refused < number
+            said.append(str(error))
+    assert 0 < len(said) < number
+    assert not any("\n" in line for line in said)
 
 
 def test_it_needs_no_web_framework() -> None:

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 import fclip
-from fclip.errors import UserError
+from fclip.errors import StoreUnavailableError, UserError
 from fclip.serving import api, settings
 from fclip.serving.answering import Answering
 from fclip.serving.batching import BusyError
@@ -29,7 +29,6 @@ from fclip.serving.logs import RequestLog
 from fclip.serving.metrics import Metrics
 from fclip.serving.schemas import Feedback, Question
 from fclip.serving.settings import Settings
-from fclip.store import StoreUnavailableError
 
 if TYPE_CHECKING:
     from fclip.recommend import Recommender

@@ -2,9 +2,9 @@
 
     encoder = choose_encoder(open_model("runs/mine/best", []), Settings(), index)
 
-The graphs are made once and kept in the user's cache folder by the model's fingerprint. At every start they are compared
-with the model on pictures and texts: every cosine must reach .9999, or PyTorch serves. Weights of 8 bits (`int8`) are
-used only where the index's own products stay each other's neighbours. What was chosen, and why, is logged.
+The graphs are made once and kept in the user's cache folder by the model's fingerprint. At every start they are
+compared with the model on pictures and texts: every cosine must reach .9999, or PyTorch serves. Weights of 8 bits
+(`int8`) are used only where the index's own products stay each other's neighbours. What was chosen, and why, is logged.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def _with_int8(model: Model, folder: Path, whole: TowerEncoder, index: Index | N
 
 
 def quantise(folder: Path, out: Path) -> None:
-    """Writes both graphs with the weights of matrix products in 8 bits; activations stay, and are scaled as they come."""
+    """Writes both graphs with the weights of matrix products in 8 bits; activations are scaled as they come."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     for kind in ("image", "text"):

@@ -1,7 +1,7 @@
 """Who may ask, how often and how much, before anything of a request is read: small ASGI layers.
 
 Order, from the outside: security headers, API key, rate, size. What they refuse is {"error": …} like everything else.
-The rate is counted in each process: N workers let N times as much through. In front of several servers the proxy counts.
+The rate is counted in each process: N workers let N times as much through. Before several servers the proxy counts.
 """
 
 from __future__ import annotations

@@ -21,21 +21,17 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        at = {"registry": self._registry}
-        self.requests = Counter("fclip_requests", "Requests answered.", ["route", "method", "status"], **at)
+        at = self._registry
+        self.requests = Counter("fclip_requests", "Requests answered.", ["route", "method", "status"], registry=at)
         self.request_seconds = Histogram(
-            "fclip_request_seconds", "From the first byte to the last.", ["route"], buckets=SECONDS, **at
+            "fclip_request_seconds", "From the first byte to the last.", ["route"], buckets=SECONDS, registry=at
         )
-        self.in_flight = Gauge(
-            "fclip_requests_in_flight", "Requests under way.", multiprocess_mode="livesum", **at
-        )
+        self.in_flight = Gauge("fclip_requests_in_flight", "Requests under way.", multiprocess_mode="livesum", registry=at)
         self.batch_items = Histogram(
-            "fclip_batch_items", "Texts or pictures encoded together.", ["kind"], buckets=BATCHES, **at
+            "fclip_batch_items", "Texts or pictures encoded together.", ["kind"], buckets=BATCHES, registry=at
         )
-        self.encode_seconds = Histogram(
-            "fclip_encode_seconds", "Encoding of a batch.", ["kind"], buckets=SECONDS, **at
-        )
-        self.search_seconds = Histogram("fclip_search_seconds", "Search without encoding.", buckets=SECONDS, **at)
+        self.encode_seconds = Histogram("fclip_encode_seconds", "Encoding of a batch.", ["kind"], buckets=SECONDS, registry=at)
+        self.search_seconds = Histogram("fclip_search_seconds", "Search without encoding.", buckets=SECONDS, registry=at)
 
     def observe_batch(self, kind: str, items: int, seconds: float) -> None:
         self.batch_items.labels(kind).observe(items)

@@ -80,8 +80,8 @@ class Question(Options):
     """Words, items of the index, and (multipart) photographs, in any mix."""
 
     texts: list[Text] = Field([], max_length=8, description="What is wanted.", examples=[["red summer dress"]])
-    items: list[Id] = Field([], max_length=16, description="Ids of pictures in the index to search like.", examples=[[]])
-    avoid: list[Text] = Field([], max_length=8, description="What is not wanted, said positively.", examples=[["stripes"]])
+    items: list[Id] = Field([], max_length=16, description="Ids of pictures to search like.", examples=[[]])
+    avoid: list[Text] = Field([], max_length=8, description="Not wanted, said positively.", examples=[["stripes"]])
     liked: list[Id] = Field([], max_length=100, description="Ids that move the answers towards them.", examples=[[]])
     disliked: list[Id] = Field([], max_length=100, description="Ids that move the answers away.", examples=[[]])
     weights: dict[Literal["text", "image", "item"], Weight] | None = Field(

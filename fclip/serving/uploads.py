@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 ACCEPTED = "JPEG, PNG or WEBP"
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
 AVIF_BRANDS = (b"avif", b"avis")
-REFUSED = {b"GIF8": "a GIF", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"%PDF": "a PDF", b"<": "SVG or HTML"}
+REFUSED = {
+    b"GIF8": "a GIF",
+    b"BM": "a BMP",
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"%PDF": "a PDF",
+    b"<": "SVG or HTML",
+}
 
 
 class RefusedUploadError(UserError):
@@ -66,7 +73,8 @@ def open_upload(data: bytes, limits: UploadLimits = DEFAULT_LIMITS, size_px: int
     kind = _kind(data)
     if len(data) > limits.max_bytes:
         raise RefusedUploadError(
-            f"the picture has {_mega(len(data))} megabytes, at most {_mega(limits.max_bytes)} are taken; send a smaller one"
+            f"the picture has {_mega(len(data))} megabytes, at most {_mega(limits.max_bytes)} are taken; "
+            "send a smaller one"
         )
     try:
         file = _opened(data, kind)
@@ -138,7 +146,9 @@ def _check_size(size: tuple[int, int], limits: UploadLimits) -> None:
     if short * long > limits.max_pixels:
         raise RefusedUploadError(_too_many(f"{_mega(short * long)} megapixels", limits))
     if short < limits.min_side_px:
-        raise RefusedUploadError(f"the picture is {size[0]} x {size[1]} pixels; send one of {limits.min_side_px} or more")
+        raise RefusedUploadError(
+            f"the picture is {size[0]} x {size[1]} pixels; send one of {limits.min_side_px} or more"
+        )
     if long > limits.max_aspect * short:
         raise RefusedUploadError(
             f"the picture is {size[0]} x {size[1]} pixels, a strip; crop it to at most {limits.max_aspect:g} times as "
