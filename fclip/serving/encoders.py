@@ -215,11 +215,14 @@ def _with_int8(model: Model, folder: Path, whole: TowerEncoder, index: Index | N
 
 def quantise(folder: Path, out: Path) -> None:
     """Writes both graphs with the weights of matrix products in 8 bits; activations are scaled as they come."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     for kind in ("image", "text"):
+        graph = onnx.load(folder / f"{kind}.onnx")
+        del graph.graph.value_info[:]  # torch's notes of shapes, which onnxruntime would compare with its own
         quantize_dynamic(
-            folder / f"{kind}.onnx",
+            graph,
             out / f"{kind}.onnx",
             weight_type=QuantType.QInt8,
             per_channel=True,
