@@ -90,7 +90,9 @@ def test_a_model_without_a_fingerprint_is_not_kept(model, drawn, cache) -> None:
 
 
 @pytest.mark.slow
-def test_real_graphs_give_the_same_and_those_of_8_bits_nearly(named, catalogue, cache, index, caplog, monkeypatch) -> None:
+def test_real_graphs_give_the_same_and_those_of_8_bits_nearly(
+    named, catalogue, cache, index, caplog, monkeypatch
+) -> None:
     caplog.set_level(logging.INFO, "fclip.serving")
     pictures = catalogue["image"][:3]
     encoder = choose_encoder(named, Settings(encoder="onnx"))
@@ -175,4 +177,6 @@ def test_weights_of_8_bits_serve_only_where_recall_stays(named, index, drawn, ca
     assert (line["recall"] == 1) == used
     assert {"int8_ms", "float_ms"} <= set(line)
     drawn.sign = 1
-    np.testing.assert_allclose(encoder.embed_pictures(index.images[:3]), embed_pictures(named, index.images[:3]), atol=1e-6)
+    np.testing.assert_allclose(
+        encoder.embed_pictures(index.images[:3]), embed_pictures(named, index.images[:3]), atol=1e-6
+    )

@@ -52,7 +52,9 @@ def test_a_real_index_answers_as_its_recommender_does(shop, catalogue, monkeypat
         assert best["answers"][0]["id"] == row["id"]
         assert best["answers"][0]["why"]["shares"][0]["name"] == "photo 1"
         assert client.get(best["answers"][0]["thumbnail"]).status_code == 200
-        assert client.post("/search", json={"texts": ["zorp"]}).json()["notes"] == ["the model never saw zorp in training"]
+        assert client.post("/search", json={"texts": ["zorp"]}).json()["notes"] == [
+            "the model never saw zorp in training"
+        ]
         long = client.post("/search", json={"texts": ["dress " * 60]}).json()["notes"]
         assert any("are read" in note for note in long)
         facets = client.get("/facets").json()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +41,6 @@ def serve(
 
     place = str(Path(index).resolve()) if Path(index).exists() else index
     asked = {"index": place, "checkpoint": checkpoint, "int8": int8 or None}
-    print(f"serving {index} at http://{host}:{port}", file=sys.stderr)
     run(from_environment(os.environ, **asked), host, port, workers)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,20 +41,13 @@ WEIGHTS_OF_8_BITS = ("MatMul", "Gemm")  # those of convolutions make them slower
 VERSION = 1  # of the graphs; another is made anew
 
 
-class Encoder(Protocol):
-    """As `fclip.recommend.Encoder`, with what a server asks further."""
-
-    fingerprint: str
-    tokenizer: Any
-    size_px: int  # pictures may be reduced to this shorter side
-
-    def embed_texts(self, texts: list[str]) -> np.ndarray: ...
-
-    def embed_pictures(self, sources: list[Source]) -> np.ndarray: ...
-
-
 class TowerEncoder:
-    """The towers run by `image` and `text`: pixels uint8 (B, 3, H, W) and tokens (B, L) → unit vectors (B, D)."""
+    """The towers run by `image` and `text`: pixels uint8 (B, 3, H, W) and tokens (B, L) → unit vectors (B, D).
+
+    Attributes:
+        fingerprint, tokenizer, preprocess: of the model.
+        size_px: pictures may be reduced to this shorter side before they come here.
+    """
 
     def __init__(self, model: Model, image: Callable[..., torch.Tensor], text: Callable[..., torch.Tensor]) -> None:
         self.fingerprint, self.tokenizer, self.preprocess = model.fingerprint, model.tokenizer, model.preprocess

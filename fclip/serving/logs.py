@@ -27,6 +27,7 @@ from fclip.serving.metrics import Metrics
 
 logger = logging.getLogger("fclip.serving")
 CLIENT_GONE = 499  # nginx's number
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # others would each be a metric of their own
 GIVEN_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
@@ -95,10 +96,10 @@ class RequestLog:
             self._note(scope, status or CLIENT_GONE, identity, time.perf_counter() - began)
 
     def _note(self, scope: Scope, status: int, identity: str, seconds: float) -> None:
-        route = route_of(scope)
-        self._metrics.requests.labels(route, scope["method"], status).inc()
+        route, method = route_of(scope), scope["method"] if scope["method"] in METHODS else "other"
+        self._metrics.requests.labels(route, method, status).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        fields = {"request": identity, "method": scope["method"], "route": route, "status": status}
+        fields = {"request": identity, "method": method, "route": route, "status": status}
         logger.info("request", extra={"fields": {**fields, "ms": round(seconds * 1000, 1)}})
 
 

@@ -26,12 +26,18 @@ class Metrics:
         self.request_seconds = Histogram(
             "fclip_request_seconds", "From the first byte to the last.", ["route"], buckets=SECONDS, registry=at
         )
-        self.in_flight = Gauge("fclip_requests_in_flight", "Requests under way.", multiprocess_mode="livesum", registry=at)
+        self.in_flight = Gauge(
+            "fclip_requests_in_flight", "Requests under way.", multiprocess_mode="livesum", registry=at
+        )
         self.batch_items = Histogram(
             "fclip_batch_items", "Texts or pictures encoded together.", ["kind"], buckets=BATCHES, registry=at
         )
-        self.encode_seconds = Histogram("fclip_encode_seconds", "Encoding of a batch.", ["kind"], buckets=SECONDS, registry=at)
-        self.search_seconds = Histogram("fclip_search_seconds", "Search without encoding.", buckets=SECONDS, registry=at)
+        self.encode_seconds = Histogram(
+            "fclip_encode_seconds", "Encoding of a batch.", ["kind"], buckets=SECONDS, registry=at
+        )
+        self.search_seconds = Histogram(
+            "fclip_search_seconds", "Search without encoding.", buckets=SECONDS, registry=at
+        )
 
     def observe_batch(self, kind: str, items: int, seconds: float) -> None:
         self.batch_items.labels(kind).observe(items)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import tempfile
 from typing import Any
 
@@ -32,7 +33,6 @@ def run(chosen: Settings, host: str, port: int, workers: int = 1) -> None:
     from fclip.serving.app import create_app, open_recommender
 
     _check_free(host, port)
-    os.environ.update(chosen.to_environment())
     options: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -42,12 +42,15 @@ def run(chosen: Settings, host: str, port: int, workers: int = 1) -> None:
         "timeout_graceful_shutdown": chosen.shutdown_seconds,
         "timeout_worker_healthcheck": WORKER_STARTS_S,
     }
-    os.environ["LOCAL_WORLD_SIZE"] = str(workers)  # the processes share the cores, see `tune_cpu`
+    if workers > 1:
+        os.environ["LOCAL_WORLD_SIZE"] = str(workers)  # they share the cores, see `tune_cpu`
     recommender = open_recommender(chosen)  # one line and exit code 2 now, rather than a traceback in every process
+    print(f"serving {chosen.index} at http://{host}:{port}; SIGTERM or Ctrl-C ends it", file=sys.stderr)
     if workers == 1:
         uvicorn.run(create_app(recommender, chosen), **options)
         return
     del recommender
+    os.environ.update(chosen.to_environment())
     with tempfile.TemporaryDirectory() as shared:
         os.environ.setdefault(SHARED, shared)
         uvicorn.run(FACTORY, factory=True, workers=workers, **options)
