@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from fclip.commands import catalogues, indexes, models, searching
+from fclip.commands import catalogues, indexes, models, searching, serving
 from fclip.errors import run_program
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -26,6 +26,7 @@ def _program() -> None:
     fclip catalogue garments
     fclip index --checkpoint runs/demo/best --catalogue garments --out garments-index
     fclip search garments-index --text "red dress" --where category=dress
+    fclip serve garments-index
     fclip export runs/demo/best --to onnx --out garments-onnx
 
     Train with `accelerate launch -m experiments.train`, measure with `python -m eval`.
@@ -36,6 +37,7 @@ app.command("catalogue")(catalogues.catalogue)
 app.command("draw")(catalogues.draw)
 app.command("index")(indexes.index)
 app.command("search")(searching.search)
+app.command("serve")(serving.serve)
 app.command("tower")(models.tower)
 app.command("interpolate")(models.interpolate)
 app.command("export")(models.export)

@@ -66,7 +66,7 @@ def export(checkpoint: str | Path, to: str, out: str | Path, overwrite: bool = F
     model = open_model(checkpoint, [])
     model.require_text()
     with new_folder(out, overwrite) as folder:
-        with _quiet():
+        with quiet():
             differences = _differences(model, FORMS[to](model, folder))
         if not all(difference < TOLERANCE for difference in differences.values()):  # nor are they NaN
             off = ", ".join(f"{name} {difference:.1g}" for name, difference in differences.items())
@@ -81,7 +81,7 @@ def _may_be_replaced(folder: Path) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps progress bars, notes and warnings of the other libraries off the terminal."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

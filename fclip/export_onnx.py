@@ -96,9 +96,14 @@ def _write_graph(tower: nn.Module, example: Tensor, kind: str, folder: Path) -> 
     program.save(folder / f"{kind}.onnx", external_data=size >= LARGE_BYTES)
 
 
-def load_graphs(folder: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """The graphs in ONNX Runtime on the CPU: pixels and tokens → unit vectors."""
-    image, text = (_session(folder / f"{kind}.onnx") for kind in GRAPHS)
+def load_graphs(folder: Path, threads: int = 0) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """The graphs in ONNX Runtime on the CPU: pixels and tokens → unit vectors.
+
+    Args:
+        folder: of the graphs.
+        threads: of each graph; 0: one for each core.
+    """
+    image, text = (_session(folder / f"{kind}.onnx", threads) for kind in GRAPHS)
 
     def run(session: Any, values: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: values.numpy()})[0])
@@ -106,10 +111,11 @@ def load_graphs(folder: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[Ten
     return lambda pixels: run(image, pixels), lambda tokens: run(text, tokens)
 
 
-def _session(file: Path) -> Any:
+def _session(file: Path, threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors; its warnings are about its own optimisations
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 

@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -16,8 +16,8 @@ from fclip.references import read_reference
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Source = str | Path | Mapping[str, Any]
-"""A path, or a catalogue's cell {"bytes": …, "path": …}, whose path may be a reference into a shard."""
+Source: TypeAlias = "str | Path | Mapping[str, Any] | Image"
+"""A path, a catalogue's cell {"bytes": …, "path": …}, whose path may be a reference into a shard, or a picture."""
 
 ORIENTED = (b"Exif\0\0", b"tiff:Orientation")  # one of these is in a JPEG that is not upright
 
@@ -42,7 +42,7 @@ def decode(source: Source, size_px: int | None = None) -> Image:
     """Decodes a picture to RGB, upright as its EXIF says, transparency on white.
 
     Args:
-        source: a path or a catalogue's image cell.
+        source: a path, a catalogue's image cell, or a picture that is decoded already.
         size_px: the shorter side that will be needed: a JPEG is then decoded at reduced scale, never below it.
 
     Raises:
@@ -50,13 +50,15 @@ def decode(source: Source, size_px: int | None = None) -> Image:
     """
     from PIL import Image, UnidentifiedImageError
 
+    if isinstance(source, Image.Image):
+        return upright_rgb(source)
     data, name = _known(source)
     try:
         data = read_reference(name) if data is None else data
         with Image.open(io.BytesIO(data) if data is not None else name) as file:
             if size_px is not None:
                 file.draft("RGB", (size_px, size_px))
-            return _upright_rgb(file)
+            return upright_rgb(file)
     except FileNotFoundError:
         raise UnreadableImageError(f"no such picture: {name}; check the path or the table's image column") from None
     except IsADirectoryError:
@@ -121,7 +123,8 @@ def _known(source: Source) -> tuple[bytes | None, str]:
     return cell.get("bytes"), cell.get("path") or "picture in the table"
 
 
-def _upright_rgb(file: Image) -> Image:
+def upright_rgb(file: Image) -> Image:
+    """A picture as its EXIF says it stands, 16 bits of grey as 8, transparency on white."""
     from PIL import Image, ImageOps
 
     picture = ImageOps.exif_transpose(file)

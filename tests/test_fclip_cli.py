@@ -19,7 +19,7 @@ from fclip.errors import UserError
 from fclip.index import open_index
 from fclip.store.filters import where_from_text
 
-COMMANDS = ["catalogue", "draw", "export", "index", "interpolate", "models", "search"]
+COMMANDS = ["catalogue", "draw", "export", "index", "interpolate", "models", "search", "serve"]
 
 
 def run(*words: object) -> int:
@@ -311,6 +311,9 @@ MISTAKES = {
     "export {shop}/model --to transformers --out out": "a timm image tower (test_resnet); use --to open_clip",
     "export {shop}/model --to open_clip --out {shop}/garments": "exists already",
     "export {shop}/model --to open_clip --out {shop}/garments --overwrite": "no export of fclip",
+    "serve nowhere --port 0": "no index in nowhere",
+    "serve {shop}/index --port 0 --checkpoint nowhere": "no checkpoint folder nowhere",
+    "serve {shop}/index --host 203.0.113.1": "cannot listen at 203.0.113.1:8000",
     "search nowhere --text dress": "no index in nowhere",
     "search {shop}/index": "a text, a picture, an item or a like to search with, got nothing",
     "search {shop}/index --avoid stripes": "got only what to avoid",

@@ -1,0 +1,160 @@
+"""The server's program: routes, layers and errors put together.
+
+    app = create_app(Recommender.open("garments-index"))                 # for any ASGI server
+    uvicorn --factory fclip.serving.app:from_environment --workers 4     # with FCLIP_INDEX=garments-index
+
+Everything that fails is one line of JSON, {"error": "expected …, got …; do …"}.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+import fclip
+from fclip.errors import StoreUnavailableError, UserError
+from fclip.serving import api, settings
+from fclip.serving.answering import Answering
+from fclip.serving.batching import BusyError
+from fclip.serving.limits import ApiKey, BodyLimit, RateLimit, SecurityHeaders, refusal
+from fclip.serving.logs import RequestLog
+from fclip.serving.metrics import Metrics
+from fclip.serving.schemas import Feedback, Question
+from fclip.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from fclip.recommend import Recommender
+
+logger = logging.getLogger("fclip.serving")
+NO_PLACES = ("query", "path", "body", "value", "values", "range")
+"""What pydantic puts into an error's place that its reader did not write."""
+
+
+def create_app(recommender: Recommender, chosen: Settings | None = None) -> FastAPI:
+    """A server of one index.
+
+    Args:
+        recommender: its `encoder` is from `fclip.serving.encoders`, or any other.
+        chosen: limits and the like; the defaults when None.
+    """
+    chosen, metrics = chosen or Settings(), Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.answering = Answering(recommender, chosen, metrics)
+        yield
+        await app.state.answering.close()
+
+    # No /docs: it loads scripts of another origin. Any viewer opens /openapi.json.
+    app = FastAPI(title="fclip", version=fclip.__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.settings, app.state.metrics = chosen, metrics
+    app.include_router(api.router)
+    _answer_errors(app)
+    _describe(app, bool(chosen.api_key))
+    # The last is the outermost.
+    app.add_middleware(BodyLimit, max_bytes=int(chosen.max_body_mb * 1e6))
+    if chosen.rate_per_minute:
+        app.add_middleware(RateLimit, per_minute=chosen.rate_per_minute, burst=chosen.rate_burst)
+    if chosen.api_key:
+        app.add_middleware(ApiKey, key=chosen.api_key)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestLog, metrics=metrics)
+    return app
+
+
+def from_environment() -> FastAPI:
+    """The server that FCLIP_INDEX and the other variables of `Settings` describe; for each of several processes."""
+    chosen = settings.from_environment()
+    return create_app(open_recommender(chosen), chosen)
+
+
+def open_recommender(chosen: Settings) -> Recommender:
+    """Index and encoder.
+
+    Raises:
+        UserError: no index, no model, or another than the index was built with.
+    """
+    from fclip.machine import tune_cpu
+    from fclip.processes import on_device
+    from fclip.recommend import ModelEncoder, Recommender
+    from fclip.serving.encoders import choose_encoder
+
+    if not chosen.index:
+        raise UserError("expected an index to serve, got none; set FCLIP_INDEX or use: fclip serve INDEX")
+    tune_cpu()
+    opened = Recommender.open(chosen.index, chosen.checkpoint or None)
+    if isinstance(opened.encoder, ModelEncoder):
+        model = on_device(opened.encoder.model)
+        return Recommender(opened.index, choose_encoder(model, chosen, opened.index))
+    return opened
+
+
+def _answer_errors(app: FastAPI) -> None:
+    @app.exception_handler(UserError)
+    async def user(request: Request, error: UserError) -> JSONResponse:
+        return refusal(422, _without_places(app, str(error)))
+
+    @app.exception_handler(ValidationError)
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: ValidationError | RequestValidationError) -> JSONResponse:
+        return refusal(422, _first_problem(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        return refusal(error.status_code, str(error.detail), **(error.headers or {}))
+
+    @app.exception_handler(BusyError)
+    async def busy(request: Request, error: BusyError) -> JSONResponse:
+        return refusal(503, "too many questions are waiting; ask again", Retry_After="1")
+
+    @app.exception_handler(StoreUnavailableError)
+    async def gone(request: Request, error: StoreUnavailableError) -> JSONResponse:
+        logger.error("store unavailable", extra={"fields": {"why": str(error)[:300]}})
+        return refusal(503, "the index cannot be reached; ask again", Retry_After="5")
+
+
+def _first_problem(problems: Any) -> str:
+    """One line; never the value, which may be somebody's words."""
+    first, more = problems[0], len(problems) - 1
+    place = ".".join(str(part) for part in first["loc"] if part not in NO_PLACES)
+    text = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return f"{place + ': ' if place else ''}{text}{f'; and {more} more' if more else ''}".replace("\n", " ")
+
+
+def _without_places(app: FastAPI, message: str) -> str:
+    """A message without the folder of the index, which is nobody's business outside."""
+    index = app.state.answering.recommender.index
+    for place in {str(getattr(index, name, "") or "") for name in ("folder", "uri")} - {""}:
+        message = message.replace(f"the index {place}", "this index").replace(place, "the index")
+    return message.replace("\n", " ")
+
+
+def _describe(app: FastAPI, key_needed: bool) -> None:
+    """OpenAPI, with the bodies that are read by hand and the key."""
+    generate = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            found = generate()
+            parts = found.setdefault("components", {})
+            for model in (Question, Feedback):
+                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                parts.setdefault("schemas", {}).update(schema.pop("$defs", {}))
+                parts["schemas"][model.__name__] = schema
+            if key_needed:
+                parts["securitySchemes"] = {
+                    "bearer": {"type": "http", "scheme": "bearer"},
+                    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                }
+                found["security"] = [{"bearer": []}, {"key": []}]
+        return app.openapi_schema or found
+
+    app.openapi = described  # type: ignore[method-assign]

@@ -1,0 +1,286 @@
+"""Every route: what goes in, what comes out, and every way it may go wrong; always JSON, never a 500."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from serving import COLOURS, NASTY, Encoder, app_of, form, jpeg, make_recommender
+from starlette.testclient import TestClient
+
+from fclip.errors import StoreUnavailableError
+from fclip.serving.schemas import MAX_K
+
+
+@pytest.fixture
+def recommender():
+    return make_recommender()
+
+
+@pytest.fixture
+def client(recommender):
+    with TestClient(app_of(recommender)) as client:
+        yield client
+
+
+def ids(response) -> list[str]:
+    assert response.status_code == 200, response.text
+    return [answer["id"] for answer in response.json()["answers"]]
+
+
+def problem(response, status: int) -> str:
+    """The one line of an error."""
+    assert response.status_code == status, response.text
+    assert list(response.json()) == ["error"]
+    assert "\n" not in response.json()["error"]
+    return response.json()["error"]
+
+
+def expected(recommender, **question) -> list[str]:
+    return [answer.id for answer in recommender.ask(**question)]
+
+
+# --- search ---
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        {"texts": ["red dress"], "k": 3},
+        {"texts": ["red dress", "long"], "k": 5, "fusion": "mean"},
+        {"items": ["a/b/c"], "texts": ["in blue"], "weights": {"text": 2, "item": 1}, "k": 4},
+        {"texts": ["dress"], "avoid": ["stripes"], "diversity": 0.5, "k": 4},
+        {"texts": ["dress"], "liked": ["it's"], "disliked": ["plain"], "k": 4},
+        {"texts": ["dress"], "where": {"colour": ["red", "blue"], "price": {"min": 5, "max": 60}}, "k": 9},
+        {"texts": ["dress"], "where": {"colour": {"not": ["red"]}}, "k": 9},
+    ],
+)
+def test_a_question_is_answered_as_the_recommender_does(client, recommender, question) -> None:
+    assert ids(client.post("/search", json=question)) == expected(recommender, **question)
+
+
+def test_photographs_come_by_a_form(client, recommender) -> None:
+    photo = jpeg("teal")
+    cell = {"bytes": photo, "path": None}
+    assert ids(client.post("/search", **form({"k": 3}, [photo]))) == expected(recommender, images=[cell], k=3)
+    assert ids(client.post("/search", **form(None, [photo]))) == expected(recommender, images=[cell], k=12)
+    both = {"texts": ["in blue"], "avoid": ["stripes"], "k": 3}
+    cells = [cell, {"bytes": jpeg("navy"), "path": None}]
+    found = client.post("/search", **form(both, [photo, jpeg("navy")]))
+    assert ids(found) == expected(recommender, images=cells, **both)
+
+
+def test_an_answer_tells_about_its_picture(client, recommender) -> None:
+    answer = client.post("/search", json={"texts": ["dress"], "k": 1, "explain": True}).json()["answers"][0]
+    (known,) = recommender.ask(["dress"], k=1, explain=True)
+    assert answer["score"] == pytest.approx(known.score)
+    assert (answer["item"], answer["title"], answer["attributes"]) == (known.item, known.title, known.attributes)
+    assert answer["why"]["words"] == str(known.why)
+    assert client.get(answer["thumbnail"]).content == known.thumbnail
+
+
+def test_a_filter_that_leaves_nothing_says_what_to_leave_out(client) -> None:
+    found = client.post("/search", json={"texts": ["dress"], "where": {"colour": "purple", "price": {"max": 25}}})
+    assert (found.status_code, found.json()["answers"]) == (200, [])
+    assert found.json()["relax"] == [{"group": "colour", "pictures": 3}]
+
+
+def test_an_unknown_facet_names_the_nearest_and_not_where_the_index_lies(client) -> None:
+    said = problem(client.post("/search", json={"texts": ["dress"], "where": {"color": "red"}}), 422)
+    assert said == "no attribute group 'color' in this index; did you mean 'colour'? known: colour, price"
+
+
+MISTAKES = {
+    "nothing asked": ({}, "expected a text, a picture, an item or a like"),
+    "only blanks": ({"texts": ["  "]}, "texts.0: String should have at least 1 character"),
+    "a long text": ({"texts": ["x" * 10_000]}, "texts.0: String should have at most 1000 characters"),
+    "many texts": ({"texts": ["x"] * 9}, "texts: List should have at most 8 items"),
+    "k of 0": ({"texts": ["x"], "k": 0}, "k: Input should be greater than or equal to 1"),
+    "k too large": ({"texts": ["x"], "k": MAX_K + 1}, "k: Input should be less than or equal to 100"),
+    "an unknown key": ({"text": "dress"}, "text: Extra inputs are not permitted"),
+    "an unknown item": ({"items": ["nobody"]}, "no picture 'nobody' in this index"),
+    "an unknown fusion": ({"texts": ["x"], "fusion": "sum"}, "fusion: Input should be 'mean', 'slerp'"),
+    "a range without ends": ({"texts": ["x"], "where": {"price": {}}}, "expected min, max or both"),
+    "a filter of another kind": ({"texts": ["x"], "where": {"price": 5}}, "where.price: expected a value, a list"),
+    "no values": ({"texts": ["x"], "where": {"colour": []}}, "where.colour"),
+    "weights of 0": ({"texts": ["x"], "weights": {"text": 0}}, "has weight 0"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_question_that_makes_no_sense_is_refused_in_one_line(client, name) -> None:
+    question, message = MISTAKES[name]
+    said = problem(client.post("/search", json=question), 422)
+    assert message in said
+    assert "xxxx" not in said
+
+
+BODIES = {
+    "no json": ("application/json", b"{", 422, "Invalid JSON"),
+    "nan": ("application/json", b'{"texts": ["x"], "diversity": NaN}', 422, "diversity"),
+    "a lone surrogate": ("application/json", b'{"texts": ["\\ud800"]}', 422, "Invalid JSON"),
+    "no utf-8": ("application/json", b'{"texts": ["\xff"]}', 422, "Invalid JSON"),
+    "deep": ("application/json", b"[" * 5000, 422, "Invalid JSON"),
+    "a long question": ("application/json", b" " * 300_000, 422, "256 kilobytes"),
+    "no content type": ("", b"{}", 415, "expected application/json or multipart/form-data"),
+    "another content type": ("text/plain", b"{}", 415, "got text/plain"),
+    "a form without boundary": ("multipart/form-data", b"{}", 400, "boundary"),
+    "another boundary": ("multipart/form-data; boundary=x", b"--y\r\n", 400, ""),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_body_that_is_none_is_refused(client, name) -> None:
+    kind, body, status, message = BODIES[name]
+    assert message in problem(
+        client.post("/search", content=body, headers={"Content-Type": kind} if kind else {}), status
+    )
+
+
+def test_too_many_or_other_files_are_refused(client) -> None:
+    assert "at most 8 pictures" in problem(client.post("/search", **form({}, [jpeg()] * 9)), 422)
+    problem(client.post("/search", **form({}, [jpeg()] * 20)), 400)
+    other = client.post("/search", files={"photo": ("x.jpg", jpeg())})
+    assert "expected the field question (JSON) and files images, got 'photo'" in problem(other, 422)
+    assert "got an empty file" in problem(client.post("/search", **form({}, [b""])), 422)
+    assert "damaged or cut off" in problem(client.post("/search", **form({}, [jpeg(size=(90, 90))[:500]])), 422)
+
+
+# --- feedback and similar ---
+
+
+def test_feedback_moves_the_answers_and_is_not_remembered(client, recommender) -> None:
+    plain = {"texts": ["dress"], "k": 6}
+    before = ids(client.post("/search", json=plain))
+    verdicts = {"liked": [before[5]], "disliked": [before[0]]}
+    moved = ids(client.post("/feedback", json=plain | verdicts))
+    assert moved == expected(recommender, **plain, **verdicts)
+    assert moved != before
+    assert before[0] not in moved
+    assert ids(client.post("/search", json=plain)) == before
+    assert "liked or disliked" in problem(client.post("/feedback", json=plain), 422)
+
+
+def test_similar_products_without_the_product_itself(client, recommender) -> None:
+    assert ids(client.get("/similar/plain?k=3")) == expected(recommender, items=["plain"], k=3)
+    assert "plain" not in ids(client.get("/similar/plain?k=100"))
+    assert "no picture 'nobody'" in problem(client.get("/similar/nobody"), 404)
+    assert "k: Input should be less" in problem(client.get("/similar/plain?k=101"), 422)
+
+
+# --- items ---
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_ids_may_hold_anything(client, name) -> None:
+    for quoted in (quote(name, safe=""), quote(name)):
+        found = client.get(f"/items/{quoted}")
+        assert found.status_code == 200
+        assert found.json()["id"] == name
+        assert client.get(f"/items/{quoted}/thumbnail").headers["content-type"] == "image/jpeg"
+        assert name not in ids(client.get(f"/similar/{quoted}?k=50"))
+    assert name not in ids(client.post("/search", json={"items": [name], "k": 50}))
+
+
+def test_a_thumbnail_is_kept_by_the_browser(client) -> None:
+    first = client.get("/items/plain/thumbnail")
+    assert first.headers["cache-control"] == "private, max-age=86400"
+    again = client.get("/items/plain/thumbnail", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_an_unknown_item_is_404(client) -> None:
+    for address in ("/items/nobody", "/items/nobody/thumbnail", "/items/%00", "/items/a%2F..%2Fb"):
+        assert "no picture" in problem(client.get(address), 404)
+    problem(client.get("/nowhere"), 404)
+    problem(client.get("/search"), 405)
+
+
+# --- facets ---
+
+
+def test_facets_count_what_fits(client) -> None:
+    everything = client.get("/facets").json()
+    assert everything["pictures"] == len(NASTY)
+    assert everything["groups"]["colour"] == {"values": {"red": 4, "green": 4, "blue": 3}, "number": False}
+    assert everything["groups"]["price"]["number"] is True
+    some = client.get("/facets", params={"where": json.dumps({"price": {"max": 20}})}).json()
+    assert some["groups"]["colour"]["values"] == dict.fromkeys(COLOURS, 1)
+    assert "color" in problem(client.get("/facets", params={"where": '{"color": "red"}'}), 422)
+    assert "Invalid JSON" in problem(client.get("/facets", params={"where": "{"}), 422)
+
+
+# --- what machines ask ---
+
+
+def test_a_store_that_went_away_is_503_until_it_is_back(client, recommender) -> None:
+    assert client.get("/readyz").json() == {"status": "ok"}
+    recommender.index.broken = StoreUnavailableError("no answer from http://secret:6333")
+    for address in (
+        "/readyz",
+        "/items/plain",
+        "/items/plain/thumbnail",
+        "/similar/plain",
+        '/facets?where={"colour":"red"}',
+    ):
+        response = client.get(address)
+        assert problem(response, 503) == "the index cannot be reached; ask again"
+        assert int(response.headers["retry-after"]) > 0
+    problem(client.post("/search", json={"texts": ["dress"]}), 503)
+    assert client.get("/healthz").status_code == 200
+    recommender.index.broken = None
+    assert client.get("/readyz").status_code == 200
+
+
+def test_a_mistake_of_ours_is_one_line_without_what_was_asked(client, recommender, caplog) -> None:
+    recommender.index.broken = RuntimeError("the words were: red dress")
+    response = client.post("/search", json={"texts": ["red dress"]})
+    said = problem(response, 500)
+    assert response.headers["x-request-id"] in said
+    assert "red dress" not in said
+
+
+def test_metrics_count_by_route_and_never_by_id(client) -> None:
+    client.get("/items/plain")
+    client.get("/items/it's")
+    client.post("/search", json={"texts": ["a", "b"]})
+    client.request("PRIVATE", "/somebody/private")
+    shown = client.get("/metrics").text
+    assert 'fclip_requests_total{method="GET",route="/items/{id:path}",status="200"} 2.0' in shown
+    assert 'fclip_requests_total{method="other",route="none",status="404"} 1.0' in shown
+    assert 'fclip_batch_items_sum{kind="texts"} 2.0' in shown
+    assert "plain" not in shown.replace("text/plain", "")
+    assert "private" not in shown.lower()
+
+
+def test_openapi_describes_every_route_with_limits_and_examples(client) -> None:
+    described = client.get("/openapi.json").json()
+    assert {"/search", "/feedback", "/similar/{id}", "/items/{id}", "/items/{id}/thumbnail", "/facets"} <= set(
+        described["paths"]
+    )
+    body = described["paths"]["/search"]["post"]["requestBody"]["content"]
+    assert set(body) == {"application/json", "multipart/form-data"}
+    question = described["components"]["schemas"]["Question"]
+    assert question["properties"]["k"]["maximum"] == MAX_K
+    assert question["properties"]["texts"]["items"]["maxLength"] == 1000
+    text = json.dumps(described)
+    for reference in {part.split('"')[0] for part in text.split('"$ref": "#/components/schemas/')[1:]}:
+        assert reference in described["components"]["schemas"]
+
+
+def test_answers_hold_no_nan(client, recommender) -> None:
+    """A picture of zeros has no direction; JSON has no NaN."""
+    recommender.encoder.embed_texts = lambda texts: np.full((len(texts), 16), np.nan, np.float32)
+    response = client.post("/search", json={"texts": ["dress"]})
+    assert response.status_code in (200, 500)
+    json.loads(response.text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_many_that_wait_are_turned_away() -> None:
+    encoder = Encoder()
+    with TestClient(app_of(make_recommender(encoder), max_waiting=1)) as client:
+        response = client.post("/search", json={"texts": ["a", "b"]})
+        assert problem(response, 503) == "too many questions are waiting; ask again"
+        assert response.headers["retry-after"] == "1"
