@@ -91,6 +91,45 @@ def generate(
     print(f"{len(made)} pictures for {len(wishes)} participants in {out}, {seconds:.2f} s each", file=sys.stderr)
 
 
+@app.command(context_settings=PASSED_ON)
+def finetune(
+    context: typer.Context,
+    preset: Annotated[Path, typer.Argument(help=f"A preset, e.g. {PRESETS}/finetune.yaml.")],
+    resume: Resume = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Teach the model a catalogue's pictures and captions by adapters (LoRA).
+
+    \b
+    accelerate launch -m experiments.diffusion finetune PRESET.yaml data.catalogue=[garments] out=runs/finetune
+    accelerate launch -m experiments.diffusion finetune PRESET.yaml --resume runs/finetune/last
+    """
+    from experiments.diffusion.config import Finetune
+    from experiments.diffusion.finetune import run_finetune
+    from fclip.config import load_config
+
+    run_finetune(load_config(Finetune, preset, context.args), resume, overwrite)
+
+
+@app.command(context_settings=PASSED_ON)
+def dreambooth(
+    context: typer.Context,
+    preset: Annotated[Path, typer.Argument(help=f"A preset, e.g. {PRESETS}/dreambooth.yaml.")],
+    resume: Resume = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Teach the model one thing from a few pictures of it, without forgetting its class.
+
+    \b
+    accelerate launch -m experiments.diffusion dreambooth PRESET.yaml instance=photos "prompt=a photo of sks dress"
+    """
+    from experiments.diffusion.config import Dreambooth
+    from experiments.diffusion.dreambooth import run_dreambooth
+    from fclip.config import load_config
+
+    run_dreambooth(load_config(Dreambooth, preset, context.args), resume, overwrite)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the program."""
     run_program(app, argv, "python -m experiments.diffusion")

@@ -89,7 +89,7 @@ def generate(
 
     machine, out = machine or Machine(), Path(out)
     tasks = tasks_of(participants, settings)
-    check_settings(settings, machine)
+    check_settings(settings, machine, any(one.photos for one in participants))
     made = continue_generations(_folder(out))
     check_same(made, tasks, settings, out)
     done = {(one.participant, one.index) for one in made}
@@ -243,8 +243,8 @@ def wanted(task: Task, settings: Settings) -> dict[str, Any]:
     return about | {"mode": "image-to-image", "strength": settings.strength}
 
 
-def check_settings(settings: Settings, machine: Machine) -> None:
-    """Raises UserError for numbers that no pipeline takes."""
+def check_settings(settings: Settings, machine: Machine, photos: bool) -> None:
+    """Raises UserError for numbers that no pipeline takes; `photos`: whether any goes image to image."""
     for name, value, low in (
         ("-n", settings.n, 1),
         ("--steps", settings.steps, 1),
@@ -255,7 +255,7 @@ def check_settings(settings: Settings, machine: Machine) -> None:
     for name, side in (("--height", settings.height), ("--width", settings.width)):
         if side is not None and (side < 8 or side % 8):
             raise UserError(f"expected {name} in pixels, a multiple of 8, got {side}")
-    if not 0 < settings.strength <= 1 or settings.strength * settings.steps < 1:
+    if photos and (not 0 < settings.strength <= 1 or settings.strength * settings.steps < 1):
         raise UserError(f"expected --strength of 1/steps to 1, got {settings.strength} with {settings.steps} steps")
     if machine.dtype is not None and machine.dtype not in memory.BYTES:
         raise UserError(f"expected --dtype {', '.join(memory.BYTES)}, got {machine.dtype!r}")

@@ -18,9 +18,9 @@ from typing import Any
 from fclip.errors import UserError
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-# Values alive at once for each pixel of a picture, of Stable Diffusion 1.5: of its decoder, and of its UNet, which sees
-# every picture twice (with the prompt, and without).
-DECODER_VALUES, UNET_VALUES = 2_600, 700
+# Values alive at once for each pixel of a picture: in Stable Diffusion's decoder (1,150 measured at 256 and 384 pixels,
+# and some to spare), and in its UNet, which sees every picture twice, with the prompt and without (an estimate).
+DECODER_VALUES, UNET_VALUES = 1_500, 700
 TILE_PIXELS = 512 * 512
 SPARE = 0.9  # share of the free memory that is counted on
 MEASURES = ("attention_slicing", "vae_slicing", "vae_tiling", "offload", "sequential_offload")
