@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eval.generation_command import generation
 from eval.options import (
     Against,
     Baselines,
@@ -217,7 +218,7 @@ def show_cache(
         clear_cache(folder)
 
 
-for _command in (*RETRIEVAL_COMMANDS, *COMMANDS):
+for _command in (*RETRIEVAL_COMMANDS, *COMMANDS, generation):
     app.command()(_command)
 
 

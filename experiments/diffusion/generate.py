@@ -232,7 +232,8 @@ class Painter:
 
 def wanted(task: Task, settings: Settings) -> dict[str, Any]:
     """What a picture's line says of how it was asked for; what a continued folder must agree on."""
-    about = {key: asdict(settings)[key] for key in ("steps", "guidance", "height", "width")}
+    about: dict[str, Any] = {"text": task.participant.text}
+    about |= {key: asdict(settings)[key] for key in ("steps", "guidance", "height", "width")}
     if settings.lora:
         about |= {"lora": settings.lora, "lora_scale": settings.lora_scale}
     if not task.participant.photos:
