@@ -151,7 +151,14 @@ def _parse(line: str, where: str) -> Generation:
 
 
 def _check(generation: Generation, where: str) -> None:
-    kinds = {"file": str, "participant": str, "index": int, "prompt": str, "negative_prompt": str, "seed": int}
+    kinds: dict[str, Any] = {
+        "file": str,
+        "participant": str,
+        "index": int,
+        "prompt": str,
+        "negative_prompt": str,
+        "seed": int,
+    }
     kinds |= {"model": str, "seconds": (int, float), "settings": dict, "flagged": bool}
     for name, kind in kinds.items():
         if not isinstance(getattr(generation, name), kind):

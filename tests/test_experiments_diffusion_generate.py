@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
-from tiny_diffusion import SIDE, rewrite_index
+from tiny_diffusion import SIDE, make_ip_adapter, rewrite_index
 
 from experiments.diffusion import generate as module
 from experiments.diffusion.__main__ import main
@@ -20,6 +23,7 @@ from experiments.diffusion.prompts import in_template, truncated
 from fclip.errors import UserError
 from fclip.generations import read_generations, seed_of
 
+ROOT = Path(__file__).parents[1]
 PEOPLE = [Participant("ann", "red dress"), Participant("bob", "blue shirt"), Participant("eve", "green hat")]
 
 
@@ -123,6 +127,26 @@ def test_photographs_go_image_to_image_and_each_gets_its_share(settings, tmp_pat
         told = {"negative_prompt": one.negative_prompt, "num_inference_steps": 4, "strength": 0.5}
         expected = np.asarray(pipe(one.prompt, image=picture, generator=noise, **told).images[0], int)
         assert np.abs(pixels(tmp_path / "out")[one.file] - expected).max() <= 1
+
+
+def test_an_ip_adapter_takes_all_photographs_beside_the_words(settings, tmp_path, photo, tiny_sd):
+    other = tmp_path / "other.png"
+    Image.new("RGB", (20, 50), "blue").save(other)
+    (tmp_path / "adapter").mkdir()
+    file = make_ip_adapter(open_pipeline(str(tiny_sd)), tmp_path / "adapter")
+    people = [Participant("ann", "hat"), Participant("bob", "hat", (photo,)), Participant("eve", "hat", (photo, other))]
+    adapted = Settings(**{**vars(settings), "ip_adapter": str(file), "ip_scale": 1.0})
+    made = make(people, tmp_path / "adapted", adapted)
+    assert [one.settings["mode"] for one in made] == ["text"] * 2 + ["ip-adapter"] * 4
+    make(people[:1], tmp_path / "plain", settings)
+    drawn, plain = pixels(tmp_path / "adapted"), pixels(tmp_path / "plain")
+    assert np.abs(drawn["ann-0.png"] - plain["ann-0.png"]).max() <= 1  # without photographs it says nothing
+    make(people[1:], tmp_path / "weak", Settings(**{**vars(adapted), "ip_scale": 0.0}))
+    weak = pixels(tmp_path / "weak")
+    assert all(np.abs(drawn[name] - weak[name]).max() > 0 for name in ("bob-0.png", "eve-0.png"))
+    shutil.rmtree(tmp_path / "adapter" / "image_encoder")
+    with pytest.raises(UserError, match="lacks the IP-Adapter's image_encoder/; copy it there"):
+        make(people, tmp_path / "none", adapted)
 
 
 def test_a_blackened_picture_is_tried_again_and_at_last_said(settings, tmp_path, capsys, monkeypatch):
@@ -247,3 +271,19 @@ def test_a_model_that_is_not_whole_is_named_in_one_line(copy):
     assert "names no pipeline of diffusers; code of others is not run" in refused()
     (copy / "model_index.json").unlink()
     assert "expected a diffusers pipeline's model_index.json" in refused()
+
+
+def test_help_answers_without_loading_torch():
+    script = """
+import sys
+from experiments.diffusion.__main__ import main
+for arguments in (["--help"], ["generate", "--help"], ["finetune", "--help"], ["dreambooth", "--help"]):
+    try:
+        main(arguments)
+    except SystemExit:
+        pass
+print(sorted({"torch", "diffusers", "transformers", "accelerate", "PIL", "peft"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.endswith("[]\n"), done.stderr
+    assert all(word in done.stdout for word in ("--ip-adapter", "finetune", "--resume"))

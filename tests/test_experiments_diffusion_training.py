@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -320,3 +323,23 @@ def test_every_key_has_a_comment_and_every_preset_is_valid():
     assert all(load_config(kinds.get(file.name, Finetune), file).out.startswith("runs/diffusion/") for file in found)
     with pytest.raises(UserError, match=r"unknown key 'optim\.rate'; .*known: beta1, beta2, clip_norm, lr"):
         load_config(Finetune, PRESETS / "finetune.yaml", ["optim.rate=1"])
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_batches_and_one_writes(tiny_sd, tmp_path):
+    (tmp_path / "preset.yaml").write_text(
+        f"base: {PRESETS / 'finetune.yaml'}\nmodel: {tiny_sd}\nout: {tmp_path / 'run'}\nsize_px: {SIDE}\nepochs: 1\n"
+        "workers: 0\nbatch_size: 2\ntrack: none\ndata: {catalogue: ['drawn:12']}\nsamples: {every: 0}\n"
+    )
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m"]
+    done = subprocess.run(
+        [*line, "experiments.diffusion", "finetune", str(tmp_path / "preset.yaml")],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("20 pictures in 5 steps") == 1
+    assert [entry["step"] for entry in read_json(tmp_path / "run" / "history.json", "") if "loss" in entry] == [5]
+    assert adapters(tmp_path / "run" / "lora")

@@ -82,6 +82,36 @@ def make_tokenizer() -> Any:
     return CLIPTokenizer({token: i for i, token in enumerate(tokens)}, merges, model_max_length=77)
 
 
+def make_ip_adapter(pipe: Any, folder: Path) -> Path:
+    """Writes a random IP-Adapter for a pipeline, with its image encoder beside it, and returns its file."""
+    from safetensors.torch import save_file
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    draws, width, seen = torch.Generator().manual_seed(0), pipe.unet.config.cross_attention_dim, 12
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=SIDE,
+        patch_size=16,
+        projection_dim=seen,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        CLIPVisionModelWithProjection(config).save_pretrained(folder / "image_encoder")
+    state = {"proj.weight": 0.1 * torch.randn(4 * width, seen, generator=draws), "proj.bias": torch.zeros(4 * width)}
+    state |= {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
+    state = {f"image_proj.{name}": value for name, value in state.items()}
+    crossing = [name for name in pipe.unet.attn_processors if name.endswith("attn2.processor")]
+    for number, name in enumerate(crossing):
+        out = pipe.unet.get_submodule(name.removesuffix(".processor")).to_k.out_features
+        for kind in ("k", "v"):
+            state[f"ip_adapter.{2 * number + 1}.to_{kind}_ip.weight"] = torch.randn(out, width, generator=draws)
+    save_file(state, folder / "ip.safetensors")
+    return folder / "ip.safetensors"
+
+
 def rewrite_index(folder: Path, **entries: object) -> None:
     """Changes the list of components."""
     file = folder / "model_index.json"

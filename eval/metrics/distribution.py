@@ -36,7 +36,9 @@ def moments(vectors: Vectors) -> tuple[Array, Array]:
         raise ValueError(f"expected finite features (N, D), got shape {values.shape}")
     mean = values.mean(0)
     centred = (values - mean) / np.sqrt(max(len(values) - 1, 1))
-    return mean, np.linalg.qr(centred, mode="r") if len(values) > values.shape[1] else centred
+    if len(values) > values.shape[1]:
+        return mean, np.asarray(np.linalg.qr(centred, mode="r"), np.float64)
+    return mean, centred
 
 
 def frechet(first: tuple[Array, Array], second: tuple[Array, Array]) -> float:

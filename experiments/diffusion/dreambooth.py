@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.diffusion.finetune import prepare, say
+from experiments.diffusion.finetune import launched, prepare, say
 from fclip.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ def run_dreambooth(config: Dreambooth, resume: Path | None = None, overwrite: bo
     Raises:
         UserError: anything in the preset that does not fit, no pictures, or an OUT that holds a run.
     """
-    from accelerate.state import PartialState
-
     from experiments.diffusion.loop import train
     from experiments.diffusion.pictures import ConceptPictures, concept_batches, pictures_in
     from experiments.diffusion.pipelines import open_pipeline
@@ -38,7 +36,7 @@ def run_dreambooth(config: Dreambooth, resume: Path | None = None, overwrite: bo
     check(config)
     instance = pictures_in(config.instance, "the one thing (instance)")
     prepare(config.out, resume, overwrite)
-    state = PartialState()
+    state = launched()
     if len(instance) < FEW:
         say(f"note: {len(instance)} pictures are few: what is around the thing will be learned too; 3 to 20 are better")
     with state.main_process_first():

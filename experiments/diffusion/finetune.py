@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from fclip.errors import UserError
 
 if TYPE_CHECKING:
+    from accelerate.state import PartialState
     from datasets import Dataset
 
     from experiments.diffusion.config import Finetune
@@ -28,8 +29,6 @@ def run_finetune(config: Finetune, resume: Path | None = None, overwrite: bool =
     Raises:
         UserError: anything in the preset that does not fit, too few pictures, or an OUT that holds a run.
     """
-    from accelerate.state import PartialState
-
     from experiments.diffusion.loop import train
     from experiments.diffusion.pictures import CataloguePictures, catalogue_batches
     from experiments.diffusion.pipelines import open_pipeline
@@ -40,7 +39,7 @@ def run_finetune(config: Finetune, resume: Path | None = None, overwrite: bool =
     if not config.data.catalogue:
         raise UserError("no catalogue to learn from; set data.catalogue=[PATH]")
     prepare(config.out, resume, overwrite)
-    state = PartialState()
+    state = launched()
     with state.local_main_process_first():
         catalogue = open_catalogue(config.data.catalogue, format=config.data.format)
     captions = captions_of(config.captions, groups_of(catalogue))
@@ -81,14 +80,24 @@ def prepare(out: str, resume: Path | None, overwrite: bool) -> None:
     settle_launch()
     tune_cpu()
     last = Path(out) / "last"
-    recover(last)
+    if launched().is_main_process:
+        recover(last)
     if last.exists() and not (resume or overwrite):
         raise UserError(f"{out} already holds a run; continue with --resume {last}, or --overwrite, or set out=…")
 
 
+def launched() -> PartialState:
+    """The processes of this launch; to be asked after `prepare`.
+
+    The first state made is the process's, and without the flag each of several on CPUs takes itself for the only one.
+    """
+    from accelerate.state import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def say(line: str) -> None:
     """On the main process."""
-    from accelerate.state import PartialState
-
-    if PartialState().is_main_process:
+    if launched().is_main_process:
         print(line, file=sys.stderr)
