@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from eval.backbone_command import backbones
+from eval.generation_command import generation
 from eval.options import (
     Against,
     Baselines,
@@ -218,7 +219,7 @@ def show_cache(
         clear_cache(folder)
 
 
-for _command in (*RETRIEVAL_COMMANDS, backbones, *COMMANDS):
+for _command in (*RETRIEVAL_COMMANDS, backbones, *COMMANDS, generation):
     app.command()(_command)
 
 

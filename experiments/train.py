@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from fclip.batches import TrainingPictures
-    from fclip.config import Preset
+    from fclip.config import CaptionConfig, Preset
     from fclip.estimate import Estimate
     from fclip.model import Model
     from fclip.training import Run
@@ -96,7 +96,7 @@ def prepare(preset: Preset) -> Prepared:
     catalogue = first_on_this_machine(  # indexes shards
         lambda: open_catalogue(preset.data.catalogue, format=preset.data.format, stream=preset.data.stream)
     )
-    captions = _captions(preset, groups_of(catalogue))
+    captions = captions_of(preset.captions, groups_of(catalogue))
     if preset.captions.template is not None:  # a style may know more groups than the catalogue; a template is meant
         check_groups(catalogue, captions.groups)
     training = select_split(catalogue, preset.data.train_split)
@@ -195,10 +195,10 @@ def find_lr_for(preset: Preset) -> None:
     )
 
 
-def _captions(preset: Preset, groups: Sequence[str]) -> Any:
+def captions_of(config: CaptionConfig, groups: Sequence[str]) -> Any:
+    """The captions that a preset asks for, of a catalogue with these attribute groups."""
     from fclip.captions import Captions, captions_for
 
-    config = preset.captions
     if config.template is not None:
         return Captions(config.template, config.paraphrases or (), config.drop, config.whole)
     options: dict[str, Any] = {"drop": config.drop, "whole": config.whole}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -33,6 +33,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Size = tuple[PositiveInt, PositiveInt]
 """(height, width) in pixels."""
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -220,7 +221,12 @@ def load_preset(file: str | Path, overrides: Sequence[str] = ()) -> Preset:
     Raises:
         UserError: no such file, no YAML, an unknown key, a value of another type.
     """
-    return preset_from(merged(_read(Path(file)), overrides), str(file))
+    return load_config(Preset, file, overrides)
+
+
+def load_config(kind: type[Config], file: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """As `load_preset`, for another frozen dataclass of settings."""
+    return config_from(kind, merged(_read(Path(file)), overrides), str(file))
 
 
 def _read(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -252,15 +258,20 @@ def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def preset_from(values: Mapping[str, Any], where: str = "preset") -> Preset:
     """Checks a plain dict and makes it a preset; `where` names it in errors."""
+    return config_from(Preset, values, where)
+
+
+def config_from(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """As `preset_from`, for another frozen dataclass of settings."""
     try:
-        return TypeAdapter(Preset).validate_python(dict(values))
+        return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
-        raise UserError(f"{where}: {_explain(error.errors()[0])}") from None
+        raise UserError(f"{where}: {_explain(error.errors()[0], kind)}") from None
 
 
-def dump_preset(preset: Preset) -> str:
-    """The resolved preset as YAML."""
-    plain = TypeAdapter(Preset).dump_python(preset, mode="json")
+def dump_preset(preset: Any) -> str:
+    """The resolved preset, or other settings, as YAML."""
+    plain = TypeAdapter(type(preset)).dump_python(preset, mode="json")
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
@@ -294,19 +305,19 @@ def _set(values: dict[str, Any], path: list[str], value: Any, key: str) -> None:
     values[path[-1]] = value
 
 
-def _explain(problem: Any) -> str:
+def _explain(problem: Any, kind: type) -> str:
     """One pydantic error as: where, expected, got; the nearest key for an unknown one."""
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"unknown key {key!r}; {nearest(location[-1], _keys(location[:-1]))}"
+        return f"unknown key {key!r}; {nearest(location[-1], _keys(location[:-1], kind))}"
     plain = {"dataclass_type": "expected keys below it", "tuple_type": "expected a list, e.g. [a, b]"}
     wanted = plain.get(problem["type"], problem["msg"][:1].lower() + problem["msg"][1:])
     return f"{key}: {wanted}, got {problem['input']!r}"
 
 
-def _keys(path: list[str]) -> list[str]:
-    group: Any = Preset
+def _keys(path: list[str], kind: type) -> list[str]:
+    group: Any = kind
     for part in path:
-        group = {f.name: f.default_factory for f in dataclasses.fields(group)}.get(part, Preset)
+        group = {f.name: f.default_factory for f in dataclasses.fields(group)}.get(part, kind)
     return [f.name for f in dataclasses.fields(group)]

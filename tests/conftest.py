@@ -258,3 +258,11 @@ def world(monkeypatch):
         }.items():
             monkeypatch.setattr(f"eval.{module}.{name}", fake, raising=False)
     return World
+
+
+@pytest.fixture(scope="session")
+def tiny_sd(tmp_path_factory):
+    """The folder of a tiny Stable Diffusion; not to be changed."""
+    from tiny_diffusion import make_tiny_pipeline
+
+    return make_tiny_pipeline(tmp_path_factory.mktemp("models") / "tiny")

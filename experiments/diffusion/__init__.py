@@ -1,0 +1,1 @@
+"""The generative baseline: pictures from words with a diffusion model, and its fine-tuning on garments."""
