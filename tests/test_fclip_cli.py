@@ -145,6 +145,18 @@ def test_index_names_the_pictures_that_it_skipped(shop, capsys, tmp_path) -> Non
     assert "1 pictures in i; 12 unreadable, listed in i/index.json" in said
 
 
+def test_index_is_brought_up_to_date(shop, capsys) -> None:
+    words = ["index", "--checkpoint", shop / "model", "--catalogue", shop / "garments", "--out", "some"]
+    assert "no index in some" in refused(capsys, *words, "--update")
+    assert run(*words, "--split", "train") == 0
+    before = len(open_index("some"))
+    capsys.readouterr()
+    assert run(*words, "--update") == 0
+    assert f"{24 - before} added, 0 changed, 0 removed; 24 pictures in some\n" in capsys.readouterr().err
+    assert "leave out --overwrite, --resume and --store" in refused(capsys, *words, "--update", "--resume")
+    assert "nothing is left to resume" in refused(capsys, *words, "--resume")
+
+
 # --- search ---
 
 

@@ -101,9 +101,9 @@ class QdrantStore:
     ) -> list[Hit]:
         from qdrant_client import models
 
-        parameters = models.SearchParams(exact=exact or not self._settings, hnsw_ef=self._settings.get("ef"))
-        if self.uri.startswith(ALONE):  # it compares every vector in any case, and warns
-            parameters = None
+        parameters = None
+        if not self.uri.startswith(ALONE):  # which compares every vector in any case, and would warn
+            parameters = models.SearchParams(exact=exact or not self._settings, hnsw_ef=self._settings.get("ef"))
         found = self._do(
             lambda: self._client.query_points(
                 self._name,
@@ -305,5 +305,6 @@ def _any_of(column: str, values: Sequence[Value]) -> Any:
     words = [value for value in values if isinstance(value, str)]
     if words:
         return models.FieldCondition(key=column, match=models.MatchAny(any=words))
-    same = [models.FieldCondition(key=column, range=models.Range(gte=value, lte=value)) for value in values]
+    numbers = [float(value) for value in values]
+    same: list[Any] = [models.FieldCondition(key=column, range=models.Range(gte=n, lte=n)) for n in numbers]
     return models.Filter(should=same)
