@@ -12,12 +12,12 @@ COPY stn /src/stn
 RUN pip install --no-cache-dir "/src[serve,onnx,heic]"
 
 FROM python:3.11-slim
-RUN useradd --create-home --uid 10001 fclip && mkdir -p /data /home/fclip/.cache && chown fclip /home/fclip/.cache
+RUN useradd --create-home --home-dir /var/lib/fclip --uid 10001 fclip && mkdir -p /data /var/lib/fclip/.cache && chown fclip /var/lib/fclip/.cache
 COPY --from=build /opt/fclip /opt/fclip
 ENV PATH=/opt/fclip/bin:$PATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 USER fclip
 # The graphs of ONNX Runtime are kept here between starts.
-VOLUME /home/fclip/.cache
+VOLUME /var/lib/fclip/.cache
 EXPOSE 8000
 HEALTHCHECK --start-period=120s --interval=15s --timeout=5s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]

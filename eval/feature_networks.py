@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 HEADS = ("fc", "classifier", "head", "heads")  # torchvision's names for the classifier
 SIZES = {"inception_v3": 299}  # pixels; others: 224
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 @dataclass(frozen=True)

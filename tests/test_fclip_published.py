@@ -188,7 +188,7 @@ def test_an_entry_is_what_open_clip_knows(name, entry):
 
 
 def test_the_readme_has_the_same_table():
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (Path(__file__).parent.parent / "fclip" / "README.md").read_text()
     rows = re.findall(r"^\| `([\w-]+)` \| (.+) \| (.+) \| (.+) \|$", readme, re.MULTILINE)
     where = {
         name: re.sub(r"^https://github.com/([^/]+/[^/]+)/.*", r"github.com/\1", e.where)
