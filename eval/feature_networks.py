@@ -104,7 +104,9 @@ def _timm(name: str) -> tuple[Any, Preprocess]:
     if name not in timm.list_models():
         raise UserError(f"timm has no model {name!r}; {near(name, timm.list_models())}")
     own = timm.get_pretrained_cfg(name)
-    about = {"size": own.input_size[1:], "mean": own.mean, "std": own.std} if own else {"size": (224, 224)}
+    about: dict[str, Any] = (
+        {"size": own.input_size[1:], "mean": own.mean, "std": own.std} if own else {"size": (224, 224)}
+    )
     return timm.create_model(name, num_classes=0), Preprocess(resize_mode="squash", **about)
 
 

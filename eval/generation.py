@@ -118,8 +118,12 @@ def run_generation(
     result["nearest"] = [{"file": one.file, "id": ids[place], "cosine": round(float(c), 6)} for one, place, c in found]
     result["notes"] = remarks(result, features[0].shape[1])
     result["skipped"] = [list(problem) for problem in [*ours.skipped, *real.skipped]]
-    asked: dict[str, Any] = {"checkpoint": checkpoint, "catalogue": subject.catalogue, "split": split}
-    asked["format"] = catalogue_format
+    asked: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "catalogue": subject.catalogue,
+        "split": split,
+        "format": catalogue_format,
+    }
     asked |= {"network": network, "network-weights": weights, "copy": copy, "bootstrap": bootstrap, "seed": seed}
     result["command"] = f"{command('generation', asked | {'json': out, 'pairs': pairs})} {shlex.quote(str(folder))}"
     write_result(out, result)
