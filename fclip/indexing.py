@@ -243,6 +243,7 @@ def _finish_build(job: Job, rows: Store, state: Mapping[str, Any], before: Any, 
 
 def finish(job: Job, rows: Store, about: Mapping[str, Any], skipped: Skipped, fresh: bool) -> None:
     """Draws the sample, indexes the vectors and writes index.json."""
+    rows = open_store(rows.uri)  # which sees at once what other processes have just written
     drawn = _drawn(job.catalogue)
     sample = np.array([row["vector"] for row in rows.get(drawn, ["vector"])], np.float32)
     tuning = rows.optimise(lambda: _questions(job, sample), fresh)

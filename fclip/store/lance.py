@@ -34,8 +34,9 @@ KEPT_FOR = timedelta(hours=1)  # versions, for those who still read them
 NOW = timedelta(milliseconds=1)
 PAUSES_SECONDS = (0.1, 0.4, 1.6)  # before the tries after the first
 GET_AT_ONCE = 1000  # ids
-EFFORTS = ((8, 4), (16, 4), (16, 8), (32, 8), (32, 16), (64, 16), (128, 16), (256, 32), (512, 32))
-"""Lists to look through, and candidates for each answer that are compared exactly; the first that suffices is kept."""
+EFFORTS = (*((p, c) for c in (40, 80, 160, 320) for p in (8, 16, 32, 64)), (128, 320), (256, 640), (512, 640))
+"""Lists to look through, and candidates that are compared exactly, which cost more; the first that suffice are kept."""
+LEAST_REFINED = 2  # candidates for each answer, when many answers are wanted
 ENOUGH = 0.985  # recall to reach, where it can be
 MOST_OUTSIDE = 5_000  # rows that are in no list yet and are compared one by one
 MOST_IN_BITMAP = 1000  # values of a column
@@ -98,7 +99,7 @@ class LanceStore:
             query = query.bypass_vector_index()
         elif "probes" in self._settings:
             query = query.minimum_nprobes(self._settings["probes"]).maximum_nprobes(ALL_LISTS)
-            query = query.refine_factor(self._settings["refine"])
+            query = query.refine_factor(max(LEAST_REFINED, -(-self._settings["candidates"] // limit)))
         return _hits(self._do(query.to_arrow), columns, vectors)
 
     def get(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -177,8 +178,8 @@ class LanceStore:
         asked = {kind: vectors for kind, vectors in queries.items() if len(vectors)}
         truth = {kind: true_neighbours(vectors, self.scan(["id", "vector"])) for kind, vectors in asked.items()}
         reached: dict[str, float] = {}
-        for probes, refine in EFFORTS:
-            self._settings = {"probes": probes, "refine": refine}
+        for probes, candidates in EFFORTS:
+            self._settings = {"probes": probes, "candidates": candidates}
             reached = {kind: recall(self, asked[kind], true) for kind, true in truth.items()}
             if min(reached.values(), default=1.0) >= ENOUGH:
                 break
