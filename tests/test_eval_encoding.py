@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from accelerate import PartialState
 from datasets import Dataset
 from PIL import Image
@@ -24,7 +25,7 @@ from fclip.catalogue.storage import save_catalogue
 from fclip.checkpoint import save_checkpoint
 from fclip.embedding import embed_catalogue
 from fclip.embedding import embed_texts as embed_texts_anew
-from fclip.errors import UserError
+from fclip.errors import UserError, run_program
 from fclip.features import picture_key
 from fclip.processes import joined, said_once, together
 from fclip.references import in_tar
@@ -352,6 +353,12 @@ def test_a_mistake_is_said_by_the_first_process_alone(measured):
 
 
 def test_a_mistake_of_another_process_alone_is_said_by_it(monkeypatch, capsys):
+    app = typer.Typer()
+
+    @app.command()
+    def wrong() -> None:
+        raise UserError("no such catalogue")
+
     monkeypatch.setattr("fclip.processes.WAIT_S", 0.2)
     with socket.socket() as first:
         first.bind(("127.0.0.1", 0))
@@ -359,9 +366,11 @@ def test_a_mistake_of_another_process_alone_is_said_by_it(monkeypatch, capsys):
         place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(first.getsockname()[1])}
         for name, value in place.items():
             monkeypatch.setenv(name, value)
-        assert run("surfacing", "--seed", "x") == 2
-    assert capsys.readouterr().err.startswith("error: process 1: Invalid value for '--seed'")
-    assert run("surfacing", "--seed", "x") == 2  # the first is gone, and has said it
+        with pytest.raises(SystemExit, match="2"):
+            run_program(said_once(app), [], "eval")
+    assert capsys.readouterr().err == "error: process 1: no such catalogue\n"
+    with pytest.raises(SystemExit, match="2"):
+        run_program(said_once(app), [], "eval")  # the first is gone, and has said it
     assert capsys.readouterr().err == ""
 
 
