@@ -54,7 +54,7 @@ async def page(request: Request) -> Response:
     unsent = any(name == FILES and value for name, value in pairs)
     if SWAP not in request.headers and not unsent and sorted(pairs) != sorted(asked.pairs()):
         return RedirectResponse(asked.address(), 303)
-    photographs = Photographs([], [UNSENT] * unsent)
+    photographs = Photographs([], [UNSENT] * unsent, [])
     return await while_connected(request, _page(request, asked, photographs))
 
 
@@ -124,7 +124,7 @@ async def _page(request: Request, asked: Asked, photographs: Photographs) -> Res
     if isinstance(panel, BaseException) and not isinstance(panel, EXPECTED):
         raise panel
     swap = SWAP in request.headers
-    carried = [] if swap or not photographs.pictures else await copies(answering, photographs.pictures)
+    carried = [] if swap or not photographs.pictures else await copies(answering, photographs)
     shown |= _fixed(request) | {
         "facets": [] if isinstance(panel, BaseException) else panel,
         "problems": problems,

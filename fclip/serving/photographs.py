@@ -50,10 +50,12 @@ class Photographs:
     Attributes:
         pictures: decoded.
         problems: a sentence for each that could not be.
+        files: of the pictures: name and bytes, as in `Sent`.
     """
 
     pictures: list[Image]
     problems: list[str]
+    files: list[tuple[str, bytes]]
 
 
 async def read_form(request: Request, settings: Settings) -> Sent:
@@ -93,25 +95,30 @@ def _bytes(text: str) -> bytes:
 async def decoded(answering: Answering, files: Sequence[tuple[str, bytes]]) -> Photographs:
     """All that can be read; one that cannot does not take the others with it."""
     found = await asyncio.gather(*(answering.decode([data]) for _, data in files), return_exceptions=True)
-    pictures, problems = [], []
-    for (name, _), result in zip(files, found, strict=True):
+    pictures, problems, kept = [], [], []
+    for (name, data), result in zip(files, found, strict=True):
         if isinstance(result, RefusedUploadError):
             problems.append(f"{name[:60] or 'A photo'}: {result}.")
         elif isinstance(result, BaseException):
             raise result
         else:
             pictures += result
-    return Photographs(pictures, problems)
+            kept.append((name, data))
+    return Photographs(pictures, problems, kept)
 
 
-async def copies(answering: Answering, pictures: Sequence[Image]) -> list[str]:
-    """Small JPEGs for a page to carry, base64; as large as the encoder needs them."""
+async def copies(answering: Answering, photographs: Photographs) -> list[str]:
+    """Small JPEGs for a page to carry, base64; as large as the encoder needs them, and never made of a copy."""
     side_px = max(SIDE_PX, getattr(answering.recommender.encoder, "size_px", None) or 0)
-    return [await asyncio.to_thread(_copy, picture, side_px) for picture in pictures]
+    files = [
+        await asyncio.to_thread(_smaller, picture, side_px) if name else data
+        for picture, (name, data) in zip(photographs.pictures, photographs.files, strict=True)
+    ]
+    return [base64.b64encode(file).decode() for file in files]
 
 
-def _copy(picture: Image, side_px: int) -> str:
+def _smaller(picture: Image, side_px: int) -> bytes:
     scale = side_px / min(picture.size)
     if scale < 1:
         picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))
-    return base64.b64encode(as_jpeg(picture)).decode()
+    return as_jpeg(picture)
