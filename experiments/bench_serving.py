@@ -34,24 +34,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 TINY = {"embed_dim": 32, "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16}}
 SMALL_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
 ARCHITECTURES: dict[str, dict[str, Any]] = {"test": {**TINY, "text_cfg": SMALL_TEXT, "quick_gelu": True}}
-WORDS = [
-    "red",
-    "blue",
-    "green",
-    "long",
-    "short",
-    "summer",
-    "winter",
-    "dress",
-    "shirt",
-    "skirt",
-    "coat",
-    "floral",
-    "checked",
-    "plain",
-    "soft",
-    "wide",
-]
+WORDS = ("red", "blue", "green", "long", "short", "summer", "dress", "shirt", "skirt", "coat", "floral", "plain")
 
 
 @app.command()

@@ -239,4 +239,4 @@ def _joined(found: Sequence[Candidates], hidden: set[str]) -> Pool:
 
 def _name(source: Source, place: int) -> str:
     path = source.get("path") if isinstance(source, Mapping) else source
-    return Path(path).name if path else f"photo {place}"
+    return Path(path).name if path and isinstance(path, (str, Path)) else f"photo {place}"

@@ -39,12 +39,12 @@ def jpeg(colour: object = "red", size: tuple[int, int] = (40, 50), form: str = "
 
 
 class Encoder:
-    """A vector by the words, or by the picture's mean colour; `gate` holds it, `seconds` slows it."""
+    """A vector by the words, or by the picture's mean colour; a closed `gate` holds it."""
 
     fingerprint = "f00"
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds, self.gate, self.batches = seconds, threading.Event(), []
+    def __init__(self) -> None:
+        self.gate, self.batches = threading.Event(), []
         self.gate.set()
 
     def embed_texts(self, texts):
@@ -55,8 +55,7 @@ class Encoder:
         return self._made(sources, [int(np.rint(p.mean((0, 1)) / 32) @ [1, 9, 81]) for p in pictures])
 
     def _made(self, items, seeds):
-        self.gate.wait(10)
-        time.sleep(self.seconds)
+        self.gate.wait(60)
         self.batches.append(len(items))
         return unit([np.random.default_rng(seed).normal(size=WIDTH) for seed in seeds])
 
@@ -164,7 +163,7 @@ class Server:
 
     def start(self) -> None:
         self._thread.start()
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not self._server.started and time.monotonic() < end:
             time.sleep(0.01)
         assert self._server.started
@@ -174,7 +173,7 @@ class Server:
         self._server.should_exit = True
 
     def join(self) -> None:
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 

@@ -78,7 +78,8 @@ async def similar(
     """Other products like a picture of the index."""
     answering: Answering = request.app.state.answering
     await _item(answering, id)
-    return await while_connected(request, _ask(answering, Question(items=[id], k=k, diversity=diversity), []))
+    question = Question.model_validate({"items": [id], "k": k, "diversity": diversity})
+    return await while_connected(request, _ask(answering, question, []))
 
 
 # Before the item itself: its pattern would take this address for an id.

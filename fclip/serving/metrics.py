@@ -22,22 +22,18 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         at = self._registry
-        self.requests = Counter("fclip_requests", "Requests answered.", ["route", "method", "status"], registry=at)
-        self.request_seconds = Histogram(
-            "fclip_request_seconds", "From the first byte to the last.", ["route"], buckets=SECONDS, registry=at
-        )
-        self.in_flight = Gauge(
-            "fclip_requests_in_flight", "Requests under way.", multiprocess_mode="livesum", registry=at
-        )
+        self.requests = Counter("fclip_requests", "Answered.", ["route", "method", "status"], registry=at)
+        self.in_flight = Gauge("fclip_requests_in_flight", "Under way.", registry=at, multiprocess_mode="livesum")
         self.batch_items = Histogram(
-            "fclip_batch_items", "Texts or pictures encoded together.", ["kind"], buckets=BATCHES, registry=at
+            "fclip_batch_items", "Texts or pictures encoded together.", ["kind"], registry=at, buckets=BATCHES
         )
-        self.encode_seconds = Histogram(
-            "fclip_encode_seconds", "Encoding of a batch.", ["kind"], buckets=SECONDS, registry=at
-        )
-        self.search_seconds = Histogram(
-            "fclip_search_seconds", "Search without encoding.", buckets=SECONDS, registry=at
-        )
+
+        def seconds(name: str, what: str, labels: tuple[str, ...] = ()) -> Histogram:
+            return Histogram(f"fclip_{name}_seconds", what, labels, registry=at, buckets=SECONDS)
+
+        self.request_seconds = seconds("request", "From the first byte to the last.", ("route",))
+        self.encode_seconds = seconds("encode", "Encoding of a batch.", ("kind",))
+        self.search_seconds = seconds("search", "Search without encoding.")
 
     def observe_batch(self, kind: str, items: int, seconds: float) -> None:
         self.batch_items.labels(kind).observe(items)
