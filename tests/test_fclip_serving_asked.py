@@ -12,10 +12,8 @@ from fclip.errors import UserError
 from fclip.serving.asked import MOST_SHOWN, SHOWN, Asked
 from fclip.serving.schemas import Question
 
-NAMES = st.sampled_from(
-    ["q", "avoid", "item", "liked", "disliked", "forget", "drop", "clear", "varied", "k", "images", "f.", "f.a.b", "f.é"]
-    + ["min.price", "max.price", "min.a b", "junk", ""]
-)
+BOXES = ["q", "avoid", "varied", "f.", "f.a.b", "f.é", "min.price", "max.price", "min.a b", "images", "junk", ""]
+NAMES = st.sampled_from([*BOXES, "item", "liked", "disliked", "forget", "drop", "clear", "k"])
 ODD = ["", " ", "x", "a b", "x/y?z=1&w#", "é", "12", "36", "-1", "9" * 20, "٣", "price", "a.b"]
 VALUES = st.sampled_from(ODD) | st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 

@@ -164,15 +164,19 @@ def test_filters_have_counts_of_what_fits_the_others(client) -> None:
     page = get(client, q="dress", **{"f.colour": "red", "max.price": "30"})
     checked = [tag["value"] for tag in page.all("input", name="f.colour") if "checked" in tag]
     assert checked == ["red"]
-    counts = re.findall(r'value="(\w+)"[^>]*data-key="f colour.*?class="count">(\d+)', client.get(
-        "/", params={"q": "dress", "f.colour": "red", "max.price": "30"}).text)
+    counts = re.findall(
+        r'value="(\w+)"[^>]*data-key="f colour.*?class="count">(\d+)',
+        client.get("/", params={"q": "dress", "f.colour": "red", "max.price": "30"}).text,
+    )
     assert dict(counts) == {"red": "2", "green": "1", "blue": "1"}
 
 
 def test_filters_that_leave_nothing_say_which_to_leave_out(client) -> None:
     page = get(client, q="dress", **{"f.colour": "purple", "max.price": "25"})
     assert "Without Colour: 3 pictures fit" in page.text
-    assert [tag["value"] for tag in page.all("button", name="drop") if tag["data-key"].startswith("relax")] == ["colour"]
+    assert [tag["value"] for tag in page.all("button", name="drop") if tag["data-key"].startswith("relax")] == [
+        "colour"
+    ]
     assert "leaving out one filter is not enough" in get(client, **{"f.colour": "purple", "min.price": "999"}).text
 
 
@@ -195,7 +199,9 @@ def test_a_page_carries_its_photographs_to_the_next_question(client, recommender
     assert Image.open(io.BytesIO(base64.b64decode(second))).size == (256, 329)
     assert page.all("form", id="ask")[0]["method"] == "post"
     # Without files, as a like on that page sends it.
-    page = Page(client.post("/", data={"photo": [first, second], "q": "dress", "liked": "plain"}, files={"images": ("", b"")}))
+    page = Page(
+        client.post("/", data={"photo": [first, second], "q": "dress", "liked": "plain"}, files={"images": ("", b"")})
+    )
     cells = [{"bytes": base64.b64decode(photo), "path": None} for photo in (first, second)]
     assert page.found == [answer.id for answer in recommender.ask(["dress"], cells, liked=["plain"], k=12)]
     page = Page(client.post("/", data={"photo": [first, second], "remove": "0"}, files={"images": ("", b"")}))
@@ -237,9 +243,9 @@ def test_a_bad_photograph_is_named_and_the_others_count(client, recommender, dat
     assert Page(response).found == [answer.id for answer in recommender.ask(images=images, k=12)]
 
 
-@pytest.mark.parametrize("count", [9, 30])
-def test_too_many_photographs_are_a_sentence(client, count) -> None:
-    assert re.search("at most 8 photos, got 9|Too many files", said(client.post("/", **photo_form([jpeg()] * count)), 422 if count == 9 else 400))
+def test_too_many_photographs_are_a_sentence(client) -> None:
+    assert "at most 8 photos, got 9" in said(client.post("/", **photo_form([jpeg()] * 9)), 422)
+    assert "Too many files" in said(client.post("/", **photo_form([jpeg()] * 30)), 400)
 
 
 def test_a_damaged_copy_is_a_sentence(client) -> None:
@@ -266,12 +272,15 @@ def test_a_mistake_is_a_sentence_above_the_filled_form(client, query, words) -> 
 
 @pytest.mark.parametrize(
     ("error", "words"),
-    [(StoreUnavailableError("at /somewhere"), "The index cannot be reached; ask again."), (BusyError(), "too many|Too many")],
+    [
+        (StoreUnavailableError("at /somewhere"), "The index cannot be reached; ask again."),
+        (BusyError(), "too many|Too many"),
+    ],
 )
 def test_a_server_in_trouble_says_so_on_the_page(client, recommender, error, words) -> None:
     recommender.index.broken = error
     response = client.get("/", params={"q": "dress"})
-    assert re.search(words, said(response, 503))
+    assert words in said(response, 503)
     assert response.headers["retry-after"]
     assert 'value="dress"' in response.text
 

@@ -60,8 +60,10 @@ def test_of_many_values_the_frequent_are_listed_and_others_suggested() -> None:
     ("group", "value", "colour"),
     [
         ("baseColour", "Red", "red"),
-        ("color", "Navy Blue", "#1f2f66"),
-        ("colour", "Olive", "green"),
+        ("color", "Navy Blue", "navy"),
+        ("colour", "Sea Green", "seagreen"),
+        ("colour", "Off White", "white"),
+        ("colour", "Rust", "orange"),
         ("colour", "Multi", None),
         ("colour", "", None),
         ("season", "Red", None),

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from fclip.recommend import Recommender
 
 
-
 def create_app(recommender: Recommender, chosen: Settings | None = None) -> FastAPI:
     """A server of one index.
 

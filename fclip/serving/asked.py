@@ -142,7 +142,9 @@ class Asked:
         """
         for name, text in (("what you look for", self.words), ("what to avoid", self.avoid)):
             if len(text) > MAX_TEXT:
-                raise UserError(f"expected at most {MAX_TEXT:,} characters for {name}, got {len(text):,}; keep the best")
+                raise UserError(
+                    f"expected at most {MAX_TEXT:,} characters for {name}, got {len(text):,}; keep the best"
+                )
         avoid = [phrase.strip() for phrase in self.avoid.split(",") if phrase.strip()]
         if len(avoid) > PHRASES:
             raise UserError(f"expected at most {PHRASES} things to avoid, got {len(avoid)}; keep the worst")

@@ -18,6 +18,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 
+from fclip.errors import UserError
 from fclip.serving.answering import Answering
 from fclip.serving.api import KEEP_S
 from fclip.serving.asked import MOST_SHOWN, SHOWN, Asked
@@ -150,14 +151,19 @@ def _fixed(request: Request) -> dict[str, Any]:
 async def _panel(answering: Answering, asked: Asked) -> list[Facet]:
     """The filters, each counted among what fits the others."""
     index = answering.recommender.index
-    where = asked.where()
+    try:
+        where = asked.where()
+    except UserError:  # said elsewhere, above all filters
+        where = {}
+    used = [group for group in asked.chosen if group in index.groups]
+    known = {group: wanted for group, wanted in where.items() if group in index.groups}
     whole, fitting, *own = await asyncio.gather(
         answering.facets(None),
-        answering.facets(where),
-        *(answering.facets({g: w for g, w in where.items() if g != group}) for group in asked.chosen),
+        answering.facets(known),
+        *(answering.facets({g: w for g, w in known.items() if g != group}) for group in used),
     )
     counts = {group: facet["values"] for group, facet in fitting["groups"].items()}
-    counts |= {group: part["groups"].get(group, {"values": {}})["values"] for group, part in zip(asked.chosen, own, strict=True)}
+    counts |= {group: part["groups"][group]["values"] for group, part in zip(used, own, strict=True)}
     everything = {group: facet["values"] for group, facet in whole["groups"].items()}
     return facets_of(counts, everything, set(index.numbers), asked)
 

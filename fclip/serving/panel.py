@@ -11,11 +11,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fclip.queries.colours import NAMES, OTHER_WORDS
+from fclip.queries.colours import OTHER_WORDS
 from fclip.serving.asked import Asked
 
-FIRST = ("gender", "department", "colo", "categor", "type", "size", "price", "season", "year", "usage")
+FIRST = ("gender", "department", "colo", "type", "categor", "size", "price", "season", "year", "usage")
 """Parts of the names of groups, in the order that the page shows them; other groups follow."""
+OTHER_NAMES = {
+    "navy blue": "navy",
+    "mauve": "plum",
+    "burgundy": "maroon",
+    "mustard": "goldenrod",
+    "charcoal": "dimgray",
+}
+"""Names of colours that a browser does not know → one that it does."""
 LISTED = 40  # values with a box to tick
 SUGGESTED = 300  # further values, offered while somebody types
 Counts = Mapping[str, int]
@@ -73,7 +81,9 @@ def ordered(groups: list[str]) -> list[str]:
     return sorted(groups, key=rank)
 
 
-def facets_of(counts: Mapping[str, Counts], whole: Mapping[str, Counts], numbers: set[str], asked: Asked) -> list[Facet]:
+def facets_of(
+    counts: Mapping[str, Counts], whole: Mapping[str, Counts], numbers: set[str], asked: Asked
+) -> list[Facet]:
     """The page's filters; groups that tell nothing apart are left out.
 
     Args:
@@ -107,9 +117,11 @@ def _values(group: str, counts: Counts, asked: Asked) -> Facet:
 
 def swatch(group: str, value: str) -> str | None:
     """The colour that a value names, as SVG writes it; None of other groups and of no one colour."""
+    from PIL import ImageColor
+
     if "colo" not in group.casefold():
         return None
     name = value.casefold()
     last = re.split(r"[\s-]+", name)[-1] if name else ""
-    found = name if name in NAMES else OTHER_WORDS.get(last, last)
-    return {"navy blue": "#1f2f66", "beige": "#d9c7a3"}.get(found, found) if found in NAMES else None
+    alike = (name.replace(" ", ""), OTHER_NAMES.get(name), last, OTHER_WORDS.get(last))
+    return next((one for one in alike if one in ImageColor.colormap), None)

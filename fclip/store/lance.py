@@ -259,5 +259,4 @@ def _rows(table: pa.Table) -> list[dict[str, Any]]:
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:
     """A column of vectors as (N, D)."""
-    flat = column.combine_chunks().flatten().to_numpy()
-    return flat.reshape(len(column), -1)
+    return column.combine_chunks().flatten().to_numpy().reshape(len(column), column.type.list_size)

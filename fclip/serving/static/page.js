@@ -7,7 +7,6 @@
   const [chooser] = form.querySelectorAll("input[type=file]");
   const LONGEST_PX = 1024, SMALL_BYTES = 300_000, MOST = Number(form.dataset.images);
   let photos = [], running = null, later = 0;
-  document.documentElement.classList.add("script");
 
   // --- asking ---
 
