@@ -109,7 +109,8 @@ async def sign_in(request: Request) -> Response:
 async def _page(request: Request, asked: Asked, photographs: Photographs) -> Response:
     """The page; what goes wrong is said on it, and what was typed is still there."""
     answering: Answering = request.app.state.answering
-    problems, status, headers = list(photographs.problems), 422 if photographs.problems else 200, {}
+    problems, status = list(photographs.problems), 422 if photographs.problems else 200
+    headers: dict[str, str] = {}
     shown: dict[str, Any] = {"asked": asked, "tokens": [], "cards": [], "notes": [], "relax": []}
     panel, found = await asyncio.gather(
         _panel(answering, asked), _found(answering, asked, photographs), return_exceptions=True
@@ -208,7 +209,9 @@ def _around(index: Any, where: dict[str, Any], asked: Asked) -> list[Answer]:
         if item not in hidden:
             first.setdefault(item, place)
     places = list(first.values())
-    chosen = diversify(near.scores[places], near.vectors[places], asked.k, AROUND_DIVERSITY) if places else []
+    if not places:
+        return []
+    chosen = diversify(near.scores[places], near.vectors[places], asked.k, AROUND_DIVERSITY)
     return index.read([near.ids[places[place]] for place in chosen])
 
 
