@@ -22,6 +22,7 @@ import typer
 
 from experiments.diffusion.participants import Participant, read_participants
 from fclip.errors import UserError, run_program
+from fclip.store.filters import Where
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,7 +49,6 @@ def compare(
     ),
     k: Annotated[int, typer.Option("-k", min=1, help="Pictures of each system for each participant.")] = 4,
     size: Annotated[int, typer.Option(min=16, help="Side in pixels of the study's pictures.")] = 256,
-    text_weight: Annotated[float, typer.Option(help="Weight of the words against the photographs, 0 to 1.")] = 0.5,
     where: Annotated[
         list[str] | None, typer.Option(metavar="GROUP=VALUE", help="Only such products, of every index.")
     ] = None,
@@ -59,8 +59,8 @@ def compare(
     python -m experiments.compare_recommendations preferences.csv --index ours=garments-index \\
       --generations diffusion=runs/generations --out runs/comparison
     """
-    from fclip.commands.indexes import parse_where
     from fclip.machine import tune_cpu
+    from fclip.store.filters import where_from_text
 
     people = read_participants(preferences)
     indexes, folders = named(index or [], "--index"), named(generations or [], "--generations")
@@ -69,8 +69,7 @@ def compare(
     if both := indexes.keys() & folders.keys():
         raise UserError(f"two systems are called {min(both)}; give each a name of its own")
     tune_cpu()
-    options: dict[str, Any] = {"k": k, "size_px": size, "text_weight": text_weight, "where": parse_where(where or [])}
-    notes = build(people, indexes, folders, out, **options)
+    notes = build(people, indexes, folders, out, k=k, size_px=size, where=where_from_text(where or []))
     for line in notes:
         print(f"note: {line}", file=sys.stderr)
     print(f"page: {out / 'index.html'}; folders for user_study: {out / 'systems'}")
@@ -84,8 +83,7 @@ def build(
     *,
     k: int = 4,
     size_px: int = 256,
-    text_weight: float = 0.5,
-    where: Mapping[str, Sequence[str]] | None = None,
+    where: Where | None = None,
 ) -> list[str]:
     """Writes the page and the folders; returns what must be said beside.
 
@@ -96,7 +94,7 @@ def build(
     from fclip.files import new_folder, write_text
 
     _check_out(out)
-    systems = {name: list(recommended(people, folder, k, text_weight, where or {})) for name, folder in indexes.items()}
+    systems = {name: list(recommended(people, folder, k, where or {})) for name, folder in indexes.items()}
     systems |= {name: list(generated(people, folder, k)) for name, folder in folders.items()}
     with new_folder(out, overwrite=True) as beside:
         write_text(beside / MARK, "Made by python -m experiments.compare_recommendations.\n")
@@ -132,9 +130,7 @@ Made = tuple["Generation", "Image", str]
 """A picture's line, the picture, and what the page says below it."""
 
 
-def recommended(
-    people: Sequence[Participant], folder: Path, k: int, text_weight: float, where: Mapping[str, Sequence[str]]
-) -> Iterator[Made]:
+def recommended(people: Sequence[Participant], folder: Path, k: int, where: Where) -> Iterator[Made]:
     """What an index answers to each participant's words and photographs."""
     from PIL import Image
 
@@ -145,7 +141,7 @@ def recommended(
     recommender = Recommender.open(folder)
     for one in people:
         began = time.monotonic()
-        answers = recommender.ask([one.text], list(one.photos), where, k, text_weight)
+        answers = recommender.ask([one.text], list(one.photos), where=where, k=k)
         seconds = round((time.monotonic() - began) / max(len(answers), 1), 4)
         for place, answer in enumerate(answers):
             about = {"mode": "recommendation", "text": one.text, "id": answer.id, "item": answer.item}

@@ -149,7 +149,7 @@ def _ask(recommender: Recommender, test: Dataset, out: Path) -> list[dict[str, A
     ]
     questions = []
     for number, (texts, images, where) in enumerate(asked, start=1):
-        answers = recommender.ask(texts, images, where, k=4)
+        answers = recommender.ask(texts, images, where=where, k=4)
         filters = ", ".join(f"{group}={value}" for group, value in where.items())
         save_contact_sheet(out / f"question{number}.png", contact_sheet(answers, texts, images, filters))
         photos = [png_uri(decode(image)) for image in images]

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from fclip.errors import UserError
 from fclip.references import read_reference
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 Source: TypeAlias = "str | Path | Mapping[str, Any] | Image"
@@ -78,6 +77,8 @@ def decode_pixels(source: Source, size_px: int | None = None) -> np.ndarray:
     Raises:
         UnreadableImageError: as `decode` does.
     """
+    import numpy as np
+
     data, name = _known(source)
     try:
         data = read_reference(name) if data is None else data

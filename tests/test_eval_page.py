@@ -100,7 +100,9 @@ def world():
     whole = Dataset.from_list(rows, features=drawn.features)
     captions = captions_for(groups_of(whole))
     models = [
-        SimpleNamespace(name=name, fingerprint=name * 3, captions=captions, wrong=wrong)
+        SimpleNamespace(
+            name=name, fingerprint=name * 3, captions=captions, wrong=wrong, reads_text=True, require_text=lambda: None
+        )
         for name, wrong in (("<good>", 3), ("poor", 1))
     ]
     subjects = [Subject(m, whole, select_split(whole, "val"), f"runs/{m.name}", ["garments"], "val") for m in models]

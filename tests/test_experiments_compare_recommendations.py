@@ -57,7 +57,7 @@ def test_the_folders_hold_what_the_indexes_answer_in_one_form(place, tmp_path, c
     for name, index in (("one", "first-index"), ("two", "second-index")):
         recommender = Recommender.open(place / index)
         told = {"ann": ("red <b>dress</b>", [place / "photo.jpg"]), "bob": ("blue shirt", []), "eve": ("green hat", [])}
-        expected = [a.id for text, photos in told.values() for a in recommender.ask([text], photos, {}, 2)]
+        expected = [a.id for text, photos in told.values() for a in recommender.ask([text], photos, k=2)]
         assert [line.settings["id"] for line in found[name]] == expected
     assert [(line.participant, line.index, line.file) for line in found["drawn"]] == [
         ("ann", 0, "ann-0.png"), ("ann", 1, "ann-1.png"), ("bob", 0, "bob-0.png"), ("bob", 1, "bob-1.png"),

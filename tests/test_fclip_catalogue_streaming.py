@@ -53,8 +53,8 @@ def test_a_run_resumed_inside_an_epoch_goes_on_without_decoding_what_it_had(shar
     read = select_split(open_catalogue(shards, stream=True), "train")
     pictures = TrainingPictures(read, captions, model.preprocess, DataConfig(), seed=3, epochs=2)
     whole = taken(pictures, model.tokenizer)
-    decoded, decode = [], batches.decode
-    monkeypatch.setattr(batches, "decode", lambda *words: decoded.append(1) or decode(*words))
+    decoded, decode = [], batches.decode_pixels
+    monkeypatch.setattr(batches, "decode_pixels", lambda *words: decoded.append(1) or decode(*words))
     rest = taken(pictures, model.tokenizer, start=len(whole) - 3)
     assert keys(rest) == keys(whole[-3:])
     assert len(decoded) == 6

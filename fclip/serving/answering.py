@@ -10,7 +10,9 @@ the recommender answers with the vectors.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 SEARCHERS = 4  # threads; LanceDB and Qdrant do their work outside of Python
 DECODERS = 2  # pictures of 64 megapixels that are in memory at once
-FACETS_KEPT_S = 30.0
+FACETS_KEPT_S, FACETS_KEPT = 30.0, 64
 NAMELESS: dict[str, Any] = {"bytes": None, "path": None}
 """Stands in a `Query` for a photograph that is encoded elsewhere."""
 
@@ -52,7 +54,7 @@ class Answering:
         encoder = recommender.encoder
         self._texts: Batcher[str] = self._batcher("texts", encoder.embed_texts)
         self._pictures: Batcher[Any] = self._batcher("pictures", encoder.embed_pictures)
-        self._facets: tuple[float, dict[str, Any] | None] = (0.0, None)
+        self._facets: OrderedDict[str, tuple[float, dict[str, Any] | None]] = OrderedDict()  # filters → when, counts
 
     def _batcher(self, kind: str, encode: Callable[[list[Any]], np.ndarray]) -> Batcher[Any]:
         chosen = self._settings
@@ -111,13 +113,14 @@ class Answering:
         return list(await asyncio.gather(*jobs))
 
     async def facets(self, where: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Counts of every group's values among what fits; those of the whole index are kept for some seconds."""
-        if where:
-            return await self.search(self._count, where)
-        when, known = self._facets
+        """Counts of every group's values among what fits; kept for some seconds, as everybody asks for the same few."""
+        key = json.dumps(where or {}, sort_keys=True)
+        when, known = self._facets.pop(key, (0.0, None))
         if known is None or time.monotonic() - when > FACETS_KEPT_S:
-            known = await self.search(self._count, None)
-            self._facets = time.monotonic(), known
+            when, known = time.monotonic(), await self.search(self._count, where or None)
+        self._facets[key] = when, known
+        if len(self._facets) > FACETS_KEPT:
+            self._facets.popitem(last=False)
         return known
 
     def _count(self, where: Mapping[str, Any] | None) -> dict[str, Any]:

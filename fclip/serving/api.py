@@ -164,9 +164,13 @@ def _no_such(identity: str) -> HTTPException:
 
 
 def _about(answer: Answer) -> dict[str, Any]:
-    address = f"/items/{quote(answer.id, safe='/')}{THUMBNAIL}"
     known = {name: getattr(answer, name) for name in ("id", "item", "title", "attributes")}
-    return {**known, "thumbnail": address}
+    return {**known, "thumbnail": thumbnail_address(answer.id)}
+
+
+def thumbnail_address(identity: str) -> str:
+    """Where the small picture of an id is."""
+    return f"/items/{quote(identity, safe='/')}{THUMBNAIL}"
 
 
 def _found(answer: Answer) -> Found:

@@ -3,39 +3,32 @@
     app = create_app(Recommender.open("garments-index"))                 # for any ASGI server
     uvicorn --factory fclip.serving.app:from_environment --workers 4     # with FCLIP_INDEX=garments-index
 
-Everything that fails is one line of JSON, {"error": "expected …, got …; do …"}.
+Everything that fails is one line of JSON, {"error": "expected …, got …; do …"}; on the page, a sentence.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
-from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 import fclip
-from fclip.errors import StoreUnavailableError, UserError
-from fclip.serving import api, settings
+from fclip.errors import UserError
+from fclip.serving import api, page, settings
 from fclip.serving.answering import Answering
-from fclip.serving.batching import BusyError
 from fclip.serving.limits import ApiKey, BodyLimit, RateLimit, SecurityHeaders, refusal
 from fclip.serving.logs import RequestLog
 from fclip.serving.metrics import Metrics
+from fclip.serving.page_errors import PageErrors
+from fclip.serving.problems import EXPECTED, explained
 from fclip.serving.schemas import Feedback, Question
 from fclip.serving.settings import Settings
 
 if TYPE_CHECKING:
     from fclip.recommend import Recommender
-
-logger = logging.getLogger("fclip.serving")
-NO_PLACES = ("query", "path", "body", "value", "values", "range")
-"""What pydantic puts into an error's place that its reader did not write."""
 
 
 def create_app(recommender: Recommender, chosen: Settings | None = None) -> FastAPI:
@@ -57,6 +50,7 @@ def create_app(recommender: Recommender, chosen: Settings | None = None) -> Fast
     app = FastAPI(title="fclip", version=fclip.__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.settings, app.state.metrics = chosen, metrics
     app.include_router(api.router)
+    app.include_router(page.router)
     _answer_errors(app)
     _describe(app, bool(chosen.api_key))
     # The last is the outermost.
@@ -67,6 +61,7 @@ def create_app(recommender: Recommender, chosen: Settings | None = None) -> Fast
         app.add_middleware(ApiKey, key=chosen.api_key)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(PageErrors)
     return app
 
 
@@ -98,43 +93,12 @@ def open_recommender(chosen: Settings) -> Recommender:
 
 
 def _answer_errors(app: FastAPI) -> None:
-    @app.exception_handler(UserError)
-    async def user(request: Request, error: UserError) -> JSONResponse:
-        return refusal(422, _without_places(app, str(error)))
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        status, message, headers = explained(error, app.state.answering.recommender.index)
+        return refusal(status, message, **headers)
 
-    @app.exception_handler(ValidationError)
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: ValidationError | RequestValidationError) -> JSONResponse:
-        return refusal(422, _first_problem(error.errors()))
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> JSONResponse:
-        return refusal(error.status_code, str(error.detail), **(error.headers or {}))
-
-    @app.exception_handler(BusyError)
-    async def busy(request: Request, error: BusyError) -> JSONResponse:
-        return refusal(503, "too many questions are waiting; ask again", Retry_After="1")
-
-    @app.exception_handler(StoreUnavailableError)
-    async def gone(request: Request, error: StoreUnavailableError) -> JSONResponse:
-        logger.error("store unavailable", extra={"fields": {"why": str(error)[:300]}})
-        return refusal(503, "the index cannot be reached; ask again", Retry_After="5")
-
-
-def _first_problem(problems: Any) -> str:
-    """One line; never the value, which may be somebody's words."""
-    first, more = problems[0], len(problems) - 1
-    place = ".".join(str(part) for part in first["loc"] if part not in NO_PLACES)
-    text = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return f"{place + ': ' if place else ''}{text}{f'; and {more} more' if more else ''}".replace("\n", " ")
-
-
-def _without_places(app: FastAPI, message: str) -> str:
-    """A message without the folder of the index, which is nobody's business outside."""
-    index = app.state.answering.recommender.index
-    for place in {str(getattr(index, name, "") or "") for name in ("folder", "uri")} - {""}:
-        message = message.replace(f"the index {place}", "this index").replace(place, "the index")
-    return message.replace("\n", " ")
+    for kind in EXPECTED:
+        app.add_exception_handler(kind, answer)
 
 
 def _describe(app: FastAPI, key_needed: bool) -> None:

@@ -6,8 +6,6 @@ The rate is counted in each process: N workers let N times as much through. Befo
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
 import math
 import time
@@ -16,13 +14,18 @@ from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fclip.serving.sessions import COOKIES, SIGN_IN, is_key, is_session
 
 OPEN = ("/healthz", "/readyz")
 """Asked by machines that know no key, often."""
 FREE = (*OPEN, "/metrics", "/static/", "/items/")
 """Not counted: a page of answers asks for dozens of thumbnails."""
+KEYLESS = (*OPEN, "/static/", SIGN_IN)
+"""Asked without a key."""
 CLIENTS_KEPT = 10_000
 
 CSP = (
@@ -77,26 +80,23 @@ class SecurityHeaders:
 
 
 class ApiKey:
-    """Lets through who sends `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
+    """Lets through who sends `Authorization: Bearer KEY` or `X-API-Key: KEY`, or has signed in to the page."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
-        self.app, self._digest = app, _digest(key.encode())
+        self.app, self._key = app, key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN or self._knows(Headers(scope=scope)):
+        if scope["type"] != "http" or scope["path"].startswith(KEYLESS) or self._knows(HTTPConnection(scope)):
             return await self.app(scope, receive, send)
         message = "expected the API key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
         return await refusal(401, message, WWW_Authenticate="Bearer")(scope, receive, send)
 
-    def _knows(self, headers: Headers) -> bool:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        sent = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        return hmac.compare_digest(_digest(sent.encode("latin-1")), self._digest)  # the bytes that were sent
-
-
-def _digest(text: bytes) -> bytes:
-    """Of equal length for every text: comparing then takes the same time for all of them."""
-    return hashlib.sha256(text).digest()
+    def _knows(self, request: HTTPConnection) -> bool:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        sent = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+        if sent:
+            return is_key(sent.encode("latin-1"), self._key)  # the bytes that were sent
+        return any(is_session(request.cookies.get(name, ""), self._key) for name in COOKIES)
 
 
 class RateLimit:
