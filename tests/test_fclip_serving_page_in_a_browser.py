@@ -177,7 +177,9 @@ def test_a_like_moves_the_answers_can_be_shared_and_taken_back(visit, recommende
 
 def test_a_photograph_is_sent_small_and_stays_while_the_page_is_open(visit, monkeypatch) -> None:
     sent, page = [], visit("/", **PHONE)
-    monkeypatch.setattr(answering, "open_upload", lambda data, *rest: sent.append(len(data)) or open_upload(data, *rest))
+    monkeypatch.setattr(
+        answering, "open_upload", lambda data, *more: sent.append(len(data)) or open_upload(data, *more)
+    )
     large = photo(2400, 1800, noise=True)
     page.locator("input[type=file]").first.set_input_files(file_of(large))
     expect(page.get_by_text("Photos are not part of the address")).to_be_visible()
