@@ -153,20 +153,25 @@ async def _panel(answering: Answering, asked: Asked) -> list[Facet]:
     """The filters, each counted among what fits the others."""
     index = answering.recommender.index
     try:
-        where = asked.where()
+        where = {group: wanted for group, wanted in asked.where().items() if group in index.groups}
     except UserError:  # said elsewhere, above all filters
         where = {}
-    used = [group for group in asked.chosen if group in index.groups]
-    known = {group: wanted for group, wanted in where.items() if group in index.groups}
     whole, fitting, *own = await asyncio.gather(
         answering.facets(None),
-        answering.facets(known),
-        *(answering.facets({g: w for g, w in known.items() if g != group}) for group in used),
+        answering.facets(where),
+        *(_own_counts(answering, group, where) for group in where),
     )
-    counts = {group: facet["values"] for group, facet in fitting["groups"].items()}
-    counts |= {group: part["groups"][group]["values"] for group, part in zip(used, own, strict=True)}
+    counts = {group: facet["values"] for group, facet in fitting["groups"].items()} | dict(zip(where, own, strict=True))
     everything = {group: facet["values"] for group, facet in whole["groups"].items()}
     return facets_of(counts, everything, set(index.numbers), asked)
+
+
+async def _own_counts(answering: Answering, group: str, where: dict[str, Any]) -> dict[str, int]:
+    """The values of a group among what fits the filters on others: what else could be chosen."""
+    others = {name: wanted for name, wanted in where.items() if name != group}
+    if not others:
+        return (await answering.facets(None))["groups"][group]["values"]
+    return await answering.search(answering.recommender.index.values, group, others)
 
 
 async def _found(answering: Answering, asked: Asked, photographs: Photographs) -> dict[str, Any]:
