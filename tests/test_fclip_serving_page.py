@@ -274,11 +274,7 @@ def test_a_mistake_is_a_sentence_above_the_filled_form(client, query, words) -> 
     ("error", "words"),
     [
         (StoreUnavailableError("at /somewhere"), "The index cannot be reached; ask again."),
-<<<<<<< HEAD
-        (BusyError(), "Too many"),
-=======
         (BusyError(), "Too many questions are waiting"),
->>>>>>> page
     ],
 )
 def test_a_server_in_trouble_says_so_on_the_page(client, recommender, error, words) -> None:

@@ -178,11 +178,7 @@ def test_a_like_moves_the_answers_can_be_shared_and_taken_back(visit, recommende
 def test_a_photograph_is_sent_small_and_stays_while_the_page_is_open(visit, monkeypatch) -> None:
     sent, page = [], visit("/", **PHONE)
     monkeypatch.setattr(
-<<<<<<< HEAD
-        answering, "open_upload", lambda data, *rest: sent.append(len(data)) or open_upload(data, *rest)
-=======
         answering, "open_upload", lambda data, *more: sent.append(len(data)) or open_upload(data, *more)
->>>>>>> page
     )
     large = photo(2400, 1800, noise=True)
     page.locator("input[type=file]").first.set_input_files(file_of(large))
