@@ -39,12 +39,12 @@ def jpeg(colour: object = "red", size: tuple[int, int] = (40, 50), form: str = "
 
 
 class Encoder:
-    """A vector by the words, or by the picture's mean colour; a closed `gate` holds it."""
+    """A vector by the words, or by the picture's mean colour; a closed `gate` holds it once it has `begun`."""
 
     fingerprint = "f00"
 
     def __init__(self) -> None:
-        self.gate, self.batches = threading.Event(), []
+        self.gate, self.batches, self.begun = threading.Event(), [], 0
         self.gate.set()
 
     def embed_texts(self, texts):
@@ -55,6 +55,7 @@ class Encoder:
         return self._made(sources, [int(np.rint(p.mean((0, 1)) / 32) @ [1, 9, 81]) for p in pictures])
 
     def _made(self, items, seeds):
+        self.begun += 1
         self.gate.wait(60)
         self.batches.append(len(items))
         return unit([np.random.default_rng(seed).normal(size=WIDTH) for seed in seeds])

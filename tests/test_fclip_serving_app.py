@@ -51,7 +51,10 @@ def test_concurrent_questions_are_encoded_together_and_each_gets_its_own(server,
     encoder.batches.clear()
     encoder.gate.clear()
     with ThreadPoolExecutor(16) as clients:
-        answers = [clients.submit(post, server.url, question) for question in questions]
+        begun = encoder.begun
+        answers = [clients.submit(post, server.url, questions[0])]
+        wait_until(lambda: encoder.begun == begun + 1)
+        answers += [clients.submit(post, server.url, question) for question in questions[1:]]
         waiting = app_state(server).answering._texts
         wait_until(lambda: waiting.waiting == 15)
         encoder.gate.set()
