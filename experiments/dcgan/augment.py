@@ -68,9 +68,7 @@ def cutout(pictures: Tensor, numbers: Tensor) -> Tensor:
     """Makes a square of half the side 0, whose first row and column (B, 2) may lie outside."""
     size = pictures.shape[-1]
     places = torch.arange(size, device=pictures.device)
-    rows, columns = (
-        (places >= first[:, None]) & (places < first[:, None] + int(CUTOUT * size)) for first in numbers.T
-    )
+    rows, columns = ((places >= first[:, None]) & (places < first[:, None] + int(CUTOUT * size)) for first in numbers.T)
     return pictures * ~(rows[:, None, :, None] & columns[:, None, None, :])
 
 

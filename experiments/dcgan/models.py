@@ -4,12 +4,14 @@
     [logits] = discriminator(generator(torch.randn(8, net.latent)))
 
 28 is made from 7×7 maps, 256 from 4×4 ones. As in the paper (section 3): strided convolutions in place of pooling, no
-hidden fully connected layer, batch norm and ReLU in the generator with tanh at its end, leaky ReLU in the discriminator,
-and all weights drawn from N(0, 0.02²). Spectral norm (Miyato et al. 2018) takes the place of the discriminator's batch
-norm unless the preset says otherwise.
+hidden fully connected layer, batch norm and ReLU in the generator with tanh at its end, leaky ReLU in the
+discriminator, and all weights drawn from N(0, 0.02²). Spectral norm (Miyato et al. 2018) takes the place of the
+discriminator's batch norm unless the preset says otherwise.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +50,7 @@ class Generator(nn.Module):
         maps = widths(net, size_px)[::-1]
         layers: list[nn.Module] = []
         layers += [nn.ConvTranspose2d(net.latent, maps[0], size_px >> len(maps), bias=False), *_norm_relu(maps[0])]
-        for below, above in zip(maps, maps[1:], strict=False):
+        for below, above in pairwise(maps):
             layers += [nn.ConvTranspose2d(below, above, 4, 2, 1, bias=False), *_norm_relu(above)]
         layers += [nn.ConvTranspose2d(maps[-1], net.channels, 4, 2, 1), nn.Tanh()]
         self.body = nn.Sequential(*layers)
@@ -66,7 +68,7 @@ class Discriminator(nn.Module):
         super().__init__()
         maps = widths(net, size_px)
         layers: list[nn.Module] = [nn.Conv2d(net.channels, maps[0], 4, 2, 1), nn.LeakyReLU(SLOPE)]
-        for above, below in zip(maps, maps[1:], strict=False):
+        for above, below in pairwise(maps):
             layers += [nn.Conv2d(above, below, 4, 2, 1, bias=net.norm != "batch")]
             layers += [nn.BatchNorm2d(below)] if net.norm == "batch" else []
             layers += [nn.LeakyReLU(SLOPE)]

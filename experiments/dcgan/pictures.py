@@ -1,7 +1,7 @@
 """What a DCGAN learns from: pictures (C, S, S) in -1 … 1, of a file of Fashion-MNIST or of any catalogue.
 
-    pictures = open_pictures(config)
-    for batch in loader(pictures, BatchOrder(len(pictures), 64, epochs=30, seed=0), workers=2): …   # (B, C, S, S)
+pictures = open_pictures(config)
+for batch in loader(pictures, BatchOrder(len(pictures), 64, epochs=30, seed=0), workers=2): …   # (B, C, S, S)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FEW_PIXELS = 0.001  # share of coloured ones that a grey picture may have: a sta
 
 
 class Pictures(torch.utils.data.Dataset):
-    """Pictures of one size, mirrored by chance; index = epoch · number + row, and what it gives is a matter of it alone.
+    """Pictures of one size, mirrored by chance; index = epoch · number + row, and decides what it gives.
 
     Pictures that cannot be read are replaced by the next.
     """
@@ -112,7 +112,9 @@ def check_colours(catalogue: Dataset, channels: int) -> None:
         except UnreadableImageError:
             continue
     if channels == 3 and seen and not any(seen):
-        raise UserError(f"all of {len(seen)} pictures looked at are grey and the model is for colour; set net.channels=1")
+        raise UserError(
+            f"all of {len(seen)} pictures looked at are grey and the model is for colour; set net.channels=1"
+        )
     if channels == 1 and any(seen):
         raise UserError(
             f"{sum(seen)} of {len(seen)} pictures looked at have colours and the model is for grey; set net.channels=3"

@@ -1,8 +1,8 @@
 """What a run leaves: checkpoints, written whole or not at all, and grids of samples.
 
-    save_last(run)                        # OUT/last; the one before it becomes OUT/previous
-    continue_from(run, Path("OUT/last"))
-    generator, config = open_generator("OUT/last")
+save_last(run)                        # OUT/last; the one before it becomes OUT/previous
+continue_from(run, Path("OUT/last"))
+generator, config = open_generator("OUT/last")
 """
 
 from __future__ import annotations
