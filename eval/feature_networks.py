@@ -79,8 +79,8 @@ def open_network(name: str, weights: str | Path) -> Network:
     Raises:
         UserError: an unknown name, or weights that do not fit.
     """
-    from eval.processes import on_device
     from fclip.files import expand, sha256
+    from fclip.processes import on_device
     from fclip.weights import load_state, read_weights
 
     library, _, architecture = name.partition(":")
