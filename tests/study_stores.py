@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -40,16 +41,14 @@ def postgres_programs() -> Path | None:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """A server of its own, reached by a socket in its folder; yields its address."""
+def postgres() -> Iterator[str]:
+    """A server of its own, reached by a socket in a new folder; yields its address."""
     programs = postgres_programs()
     assert programs is not None
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # it refuses to run as root
-    folder.mkdir()
+    # Not in pytest's folder, which is its user's only; and a socket's address may have 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
     if as_user:
-        for parent in (folder, *folder.parents):
-            if parent.owner() == "root" and parent.stat().st_mode & 0o001 == 0:
-                parent.chmod(0o711)
         shutil.chown(folder, "postgres")
     data, options = folder / "data", f"-k {folder} -c listen_addresses= -c fsync=off"
 
@@ -62,3 +61,4 @@ def postgres(folder: Path) -> Iterator[str]:
         yield f"postgresql://study@/postgres?host={folder}"
     finally:
         do(str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)

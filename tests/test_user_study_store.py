@@ -18,11 +18,10 @@ from user_study.store import AlreadyBeganError, ClosedError, Given, new_token, o
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory):
+def postgres_url():
     if postgres_programs() is None:
         pytest.skip("no PostgreSQL here: apt install postgresql")
-    # A socket's address may have 107 characters.
-    with postgres(tmp_path_factory.mktemp("pg") / "pg") as url:
+    with postgres() as url:
         yield url
 
 

@@ -84,9 +84,13 @@ def open_store(url: str, study: Study, clock: Clock = utc_now) -> Store:
         UserError: it cannot be opened, or belongs to a study of another design.
     """
     engine = connect(url)
-    migrate(engine)
-    store = Store(engine, study, clock)
-    store.register()
+    try:
+        migrate(engine)
+        store = Store(engine, study, clock)
+        store.register()
+    except BaseException:
+        engine.dispose()
+        raise
     return store
 
 
