@@ -103,9 +103,13 @@ def copy_shared(store: Store, job: Job) -> bool:
 def give_up(store: Store, minutes: float) -> int:
     """Lets fail what waits for longer: nobody should wait for a system that hangs. Returns how many."""
     old = select(Query.id).where(Query.asked < store.clock() - timedelta(minutes=minutes), Query.kind == "own")
-    late = update(SystemAnswer).where(SystemAnswer.state == "waiting", SystemAnswer.query_id.in_(old))
+    late = (SystemAnswer.state == "waiting", SystemAnswer.query_id.in_(old))
+    with store.reading() as session:
+        if session.scalar(select(SystemAnswer.id).where(*late).limit(1)) is None:
+            return 0
     with store.writing() as session:
-        return int(session.execute(late.values(state="failed", why=f"no answer in {minutes:g} minutes")).rowcount)  # type: ignore[attr-defined]
+        given_up = update(SystemAnswer).where(*late)
+        return int(session.execute(given_up.values(state="failed", why=f"no answer in {minutes:g} minutes")).rowcount)  # type: ignore[attr-defined]
 
 
 def _take(session: Any, job: Job, state: str, why: str | None) -> bool:

@@ -1,0 +1,19 @@
+// Sends every answer as soon as it is given; without this script the page's buttons do.
+"use strict";
+const form = document.querySelector("form[data-save]");
+const saved = document.getElementById("saved");
+let waiting = Promise.resolve();
+
+function keep(field) {
+  const body = new URLSearchParams({ form: form.elements.form.value, [field.name]: field.value });
+  saved.textContent = "Saving…";
+  waiting = waiting // one after the other: an earlier answer must not arrive after a later one
+    .then(() => fetch(form.dataset.save, { method: "POST", body, keepalive: true }))
+    .then((answer) => {
+      if (answer.status === 409) window.location.assign("/study?note=sent");
+      saved.textContent = answer.ok ? "Saved." : "Not saved yet: use the button.";
+    })
+    .catch(() => { saved.textContent = "No connection: use the button later."; });
+}
+
+form.addEventListener("change", (event) => keep(event.target));
