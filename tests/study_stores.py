@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from user_study.config import Study, System
+from user_study.store import Store
 
 JPEG = b"\xff\xd8\xff picture "
 
@@ -62,3 +63,9 @@ def postgres() -> Iterator[str]:
     finally:
         do(str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def seen_of(store: Store) -> str:
+    """Everything in the database's files, as it lies on the disk."""
+    file = Path(store.engine.url.database or "")
+    return b"".join(one.read_bytes() for one in file.parent.glob(f"{file.name}*")).decode("latin-1")

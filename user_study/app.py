@@ -46,8 +46,9 @@ NOTES = {
 }
 
 
-async def _form(request: Request) -> FormData:
-    return await request.form(max_files=20, max_fields=500, max_part_size=64 * 1024)
+async def _form(request: Request) -> AsyncIterator[FormData]:
+    async with request.form(max_files=20, max_fields=500, max_part_size=64 * 1024) as form:
+        yield form
 
 
 Form = Annotated[FormData, Depends(_form)]
