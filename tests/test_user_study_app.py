@@ -13,11 +13,11 @@ from study_stores import Clock, make_study
 from fclip.serving.uploads import as_jpeg
 from user_study.app import create_app
 from user_study.config import Calibration
-from user_study.rehearsal import PaintingSystem, Page, painting_systems
+from user_study.rehearsal import Page, PaintingSystem, painting_systems
 from user_study.store import open_store
 
 PHOTO = as_jpeg(Image.effect_noise((60, 50), 90).convert("RGB"))
-GENTLE = "A warm <coat> & \"boots\""
+GENTLE = 'A warm <coat> & "boots"'
 
 
 class Broken:
@@ -192,7 +192,7 @@ def test_no_form_is_taken_without_its_word(start, path):
 
 def test_a_link_continues_elsewhere_and_a_guessed_or_expired_one_does_not(start):
     clock = Clock()
-    client, store = start(clock=clock, link_days=3)
+    client, _ = start(clock=clock, link_days=3)
     wish(client, begin(client))
     page = wait(client)
     client.post(page.action, data=page.hidden | {"rank-A": "2"})
@@ -237,7 +237,7 @@ def test_every_page_forbids_what_it_does_not_need(start):
 
 
 def test_a_photograph_is_stripped_and_what_is_none_is_refused_in_words(start):
-    client, store = start(least_images=1, most_images=2)
+    client, _ = start(least_images=1, most_images=2)
     page = begin(client)
     exif = Image.Exif()
     exif[0x010E] = "SECRET PLACE"

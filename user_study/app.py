@@ -254,11 +254,8 @@ class Pages:
             return _to("/study?note=sent")
         values = {"step": step, "form": form_word(token), "note": note, "problems": problems or []}
         values |= {"typed": typed or {"text": "", "filters": {}}, "values": self.values, "max_text": MAX_TEXT}
-        values |= {
-            "heic": heic_is_read(),
-            "link": str(request.url_for("resume", token=token)),
-            "max_comment": MAX_COMMENT,
-        }
+        link = None if step.kind == "thanks" else str(request.url_for("resume", token=token))
+        values |= {"heic": heic_is_read(), "link": link, "max_comment": MAX_COMMENT}
         values |= {"ratings": range(1, LARGEST_RATING + 1), "unsure": UNSURE, "progress": self._progress(step)}
         # Not in the page: who needs longer to read would be interrupted by a page that reloads itself.
         headers = {"Refresh": "3"} if step.kind == "waiting" else {}

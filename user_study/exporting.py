@@ -8,9 +8,10 @@ backup(store, "dress-up-backup.db")  # while the server runs
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
 from fclip.errors import UserError
@@ -88,8 +89,8 @@ def clear_log(store: Store) -> None:
     if store.engine.dialect.name != "sqlite":
         return
     store.engine.dispose()  # our own idle connections
-    with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        blocked = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+    with closing(store.engine.raw_connection()) as connection:  # no transaction is begun on it
+        blocked = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     if blocked:
         raise UserError(
             "erased, but the database's log is in use and may still hold it; erase once more when it is not"
@@ -111,8 +112,8 @@ def backup(store: Store, out: str | Path) -> None:
         raise UserError(f"expected a folder for the backup, found none at {file.parent}")
     beside = file.with_name(f".{file.name}.new-{os.getpid()}")
     try:
-        with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text("VACUUM INTO :file"), {"file": str(beside)})
+        with closing(store.engine.raw_connection()) as connection:  # no transaction is begun on it
+            connection.cursor().execute("VACUUM INTO ?", (str(beside),))
         beside.rename(file)
     finally:
         beside.unlink(missing_ok=True)
