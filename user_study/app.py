@@ -272,7 +272,11 @@ class Pages:
         return int(100 * sum(at) / len(at))
 
     def _ask_consent(self, token: str, external: str, problem: str = "", status: int = 200) -> Any:
-        values = {"form": form_word(token), "external": external, "problems": [problem] if problem else []}
+        values: dict[str, Any] = {
+            "form": form_word(token),
+            "external": external,
+            "problems": [problem] if problem else [],
+        }
         return self.render("information.html.j2", status, information=self._information, **values)
 
     def _message(self, title: str, message: str, status: int) -> Response:

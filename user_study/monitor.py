@@ -58,14 +58,21 @@ def state_of(store: Store) -> State:
             )
         }
         why = select(SystemAnswer.system, SystemAnswer.why, func.count()).where(SystemAnswer.state == "failed")
-        failures = [tuple(row) for row in session.execute(why.group_by(SystemAnswer.system, SystemAnswer.why))]
+        failures = [
+            (name, reason or "", n)
+            for name, reason, n in session.execute(why.group_by(SystemAnswer.system, SystemAnswer.why))
+        ]
         results = _results(session, systems) if study.locked else []
     took = sorted((one.completed - one.began).total_seconds() / 60 for one in people if one.completed)
     kinds = [one.state for one in people]
     orders = zip(store.design.orders, places.completed, places.active, strict=True)
-    told = [(name, *(counts.get((name, state), 0) for state in ("ready", "waiting", "failed"))) for name in systems]
+
+    def count(name: str, state: str) -> int:
+        return counts.get((name, state), 0)
+
+    told = [(name, count(name, "ready"), count(name, "waiting"), count(name, "failed")) for name in systems]
     return State(
-        study.claims, len(people), *(kinds.count(kind) for kind in ("active", "released", "completed")),
+        study.claims, len(people), kinds.count("active"), kinds.count("released"), kinds.count("completed"),
         [(" ".join(order), done, busy) for order, done, busy in orders], imbalance(store.design, places.completed),
         told, failures, took[len(took) // 2] if took else None, study.locked, results,
     )  # fmt: skip
@@ -99,5 +106,8 @@ def _knows(request: Request, token: str) -> bool:
 def _results(session: Any, systems: tuple[str, ...]) -> list[tuple[str, float | None, float | None]]:
     means = select(SystemAnswer.system, func.avg(SystemAnswer.rank), func.avg(SystemAnswer.rating)).join(Query)
     counted = means.where(Query.submitted.is_not(None), Query.kind == "own").group_by(SystemAnswer.system)
-    found = {name: tuple(None if v is None else float(v) for v in rest) for name, *rest in session.execute(counted)}
-    return [(name, *found.get(name, (None, None))) for name in systems]
+    found = {
+        name: tuple(None if mean is None else float(mean) for mean in (rank, rating))
+        for name, rank, rating in session.execute(counted)
+    }
+    return [(name, *found.get(name, (None, None))) for name in systems]  # type: ignore[misc]

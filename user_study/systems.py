@@ -119,7 +119,8 @@ class DiffusionSystem:
         from diffusers import DiffusionPipeline
 
         on_gpu = torch.cuda.is_available()
-        pipeline = DiffusionPipeline.from_pretrained(self.path, dtype=torch.float16 if on_gpu else torch.float32)
+        dtype = torch.float16 if on_gpu else torch.float32
+        pipeline = DiffusionPipeline.from_pretrained(self.path, dtype=dtype, use_safetensors=True)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to("cuda" if on_gpu else "cpu")
 
