@@ -121,7 +121,9 @@ def test_a_hundred_clients_that_disconnect_while_uploading_leave_nothing_behind(
 def test_a_server_that_is_told_to_end_answers_those_who_wait(encoder) -> None:
     encoder.gate.clear()
     with serving(app_of(make_recommender(encoder))) as server, ThreadPoolExecutor(8) as clients:
-        answers = [clients.submit(post, server.url) for _ in range(8)]
+        answers = [clients.submit(post, server.url)]
+        wait_until(lambda: encoder.begun == 1)
+        answers += [clients.submit(post, server.url) for _ in range(7)]
         wait_until(lambda: app_state(server).answering._texts.waiting == 7)
         server.stop()
         time.sleep(0.2)
