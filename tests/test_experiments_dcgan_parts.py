@@ -57,11 +57,11 @@ def test_pictures_have_the_size_that_was_asked_for(size_px, channels, maps):
 
 
 def test_the_presets_are_the_two_of_the_paper():
-    small, large = (load_config(Dcgan, PRESETS / f"dcgan_{name}.yaml") for name in ("fashion_mnist", "catalogue"))
+    small, large = (load_config(Dcgan, PRESETS / "dcgan" / f"{name}.yaml") for name in ("fashion_mnist", "catalogue"))
     assert (small.size_px, small.net.channels, small.epochs) == (28, 1, 30)
     assert (large.size_px, large.net.channels, large.epochs, large.data.flip) == (256, 3, 427, 0.5)
     with pytest.raises(UserError, match=r"unknown key 'optim\.lr'; .*discriminator_lr"):
-        load_config(Dcgan, PRESETS / "dcgan_catalogue.yaml", ["optim.lr=1"])
+        load_config(Dcgan, PRESETS / "dcgan" / "catalogue.yaml", ["optim.lr=1"])
 
 
 @pytest.mark.parametrize("size_px", [30, 27, 3, 7, 72])

@@ -209,7 +209,7 @@ def test_participants_get_pictures_of_their_own(settings, tmp_path, capsys):
 
 def test_a_catalogue_in_colour_by_the_large_preset(catalogue, tmp_path, capsys):
     save_catalogue(catalogue, tmp_path / "garments")
-    preset = ROOT / "experiments" / "presets" / "dcgan_catalogue.yaml"
+    preset = ROOT / "experiments" / "presets" / "dcgan" / "catalogue.yaml"
     keys = [f"data.catalogue=[{tmp_path / 'garments'}]", "batch_size=4", "epochs=1", "net.width=2", "net.max_width=4"]
     code, told = said(["train", str(preset), *keys, "samples=2", "workers=0", f"out={tmp_path / 'run'}"], capsys)
     assert code == 0, told

@@ -1,7 +1,7 @@
 """The paper's DCGANs: pictures of garments from noise alone.
 
-python -m experiments.dcgan train experiments/presets/dcgan_fashion_mnist.yaml
-accelerate launch -m experiments.dcgan train experiments/presets/dcgan_catalogue.yaml data.catalogue=[garments]
+python -m experiments.dcgan train experiments/presets/dcgan/fashion_mnist.yaml
+accelerate launch -m experiments.dcgan train experiments/presets/dcgan/catalogue.yaml data.catalogue=[garments]
 python -m experiments.dcgan generate runs/dcgan/fashion_mnist/last -n 1000 --out runs/made
 """
 
@@ -27,7 +27,7 @@ def _program() -> None:
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(
     context: typer.Context,
-    preset: Annotated[Path, typer.Argument(help="A preset, e.g. experiments/presets/dcgan_fashion_mnist.yaml.")],
+    preset: Annotated[Path, typer.Argument(help="A preset, e.g. experiments/presets/dcgan/fashion_mnist.yaml.")],
     resume: Annotated[
         Path | None, typer.Option(help="Continue an interrupted run from its OUT/last (or OUT/previous).")
     ] = None,
@@ -36,7 +36,7 @@ def train(
     """Teach a generator and a discriminator; any key of the preset may follow.
 
     \b
-    python -m experiments.dcgan train experiments/presets/dcgan_fashion_mnist.yaml data.idx=train-images-idx3-ubyte.gz
+    python -m experiments.dcgan train experiments/presets/dcgan/fashion_mnist.yaml data.idx=train-images-idx3-ubyte.gz
     python -m experiments.dcgan train PRESET.yaml --resume OUT/last
     """
     from experiments.dcgan.config import Dcgan

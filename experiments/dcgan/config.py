@@ -1,6 +1,6 @@
 """Presets of the DCGANs: every key, with a comment.
 
-config = load_config(Dcgan, "experiments/presets/dcgan_catalogue.yaml", ["data.catalogue=[garments]"])
+config = load_config(Dcgan, "experiments/presets/dcgan/catalogue.yaml", ["data.catalogue=[garments]"])
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From a preset to a trained DCGAN.
 
-python -m experiments.dcgan train experiments/presets/dcgan_fashion_mnist.yaml
+python -m experiments.dcgan train experiments/presets/dcgan/fashion_mnist.yaml
 """
 
 from __future__ import annotations
