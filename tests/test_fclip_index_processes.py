@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,8 @@ def start(shop: Path, out: Path, *options: str, garments: str = "garments", proc
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # One core, one thread, as torchrun gives each of several processes: more sum in another order.
+        preexec_fn=partial(os.sched_setaffinity, 0, {min(os.sched_getaffinity(0))}) if processes == 1 else None,
     )
 
 
