@@ -44,3 +44,15 @@ def run_program(app: Callable[..., Any], argv: Sequence[str] | None, name: str) 
     except StoreUnavailableError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    finally:
+        _leave_group()
+
+
+def _leave_group() -> None:
+    """Leaves the group of processes that the program joined, if it still is in one.
+
+    Its threads, still running when the interpreter ends, now and then abort a process that had done its work.
+    """
+    distributed: Any = sys.modules.get("torch.distributed")  # who never joined has not loaded it
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()

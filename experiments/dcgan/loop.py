@@ -122,6 +122,7 @@ def train(config: Dcgan, pictures: Pictures, resume: Path | None = None) -> Run:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise UserError(f"not enough memory; set batch_size (now {config.batch_size}) or net.width lower") from None
+    run.accelerator.end_training()
     return run
 
 

@@ -1,0 +1,44 @@
+"""A program's end: one line for a user's mistake, and no group of processes left behind."""
+
+from __future__ import annotations
+
+import pytest
+import torch.distributed as dist
+
+from fclip.errors import StoreUnavailableError, UserError, nearest, run_program
+
+
+def program(error: Exception | None):
+    def app(args: list[str] | None, prog_name: str) -> None:
+        if error is not None:
+            raise error
+
+    return app
+
+
+@pytest.mark.parametrize(("error", "code"), [(UserError("no such file"), 2), (StoreUnavailableError("it is away"), 1)])
+def test_a_known_error_is_one_line_and_an_exit_code(error, code, capsys):
+    with pytest.raises(SystemExit) as end:
+        run_program(program(error), [], "fclip")
+    assert end.value.code == code
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    with pytest.raises(KeyError):
+        run_program(program(KeyError("ours")), [], "fclip")
+
+
+@pytest.mark.parametrize("error", [None, UserError("no such file")])
+def test_a_program_leaves_its_group_however_it_ends(error, tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    try:
+        run_program(program(error), [], "fclip")
+    except SystemExit:
+        assert error is not None
+    assert not dist.is_initialized()
+
+
+def test_an_unknown_name_is_told_the_nearest():
+    assert nearest("colur", ["colour", "season"]) == "did you mean 'colour'? known: colour, season"
+    assert nearest("price", []) == "known: (none)"
