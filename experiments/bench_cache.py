@@ -105,8 +105,9 @@ def _batch(contrastive: Contrastive, size: int, rows: int, device: Any) -> dict[
     texts = [f"garment number {number}" for number in range(captions)]
     pixels = torch.randint(256, (rows, 3, size, size), dtype=torch.uint8)
     tokens = contrastive.model.tokenizer(texts)
-    batch = {"pixels": pixels, "tokens": tokens, "caption_index": index, "caption_ids": index}
-    return {key: value.to(device) for key, value in batch.items()}
+    batch = {"pixels": pixels.to(device), "tokens": tokens, "caption_index": index, "caption_ids": index}
+    none = torch.empty(rows, 0, dtype=torch.int64)
+    return batch | {"bank_index": index, "attributes": none, "stated": none}
 
 
 def _peak_mb() -> float:

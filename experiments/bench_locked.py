@@ -26,7 +26,7 @@ def race_locked(freeze: Sequence[str], items: int, out: Path) -> dict[str, float
 
 
 def _keep_nothing(contrastive: Contrastive, only_new: bool = False) -> None:
-    contrastive._encode_text, contrastive.cut = contrastive.model.encode_text, None
+    contrastive._locked_texts = contrastive.cut = None
 
 
 def _epoch(freeze: Sequence[str], items: int, out: Path) -> tuple[float, float]:

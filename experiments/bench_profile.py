@@ -59,13 +59,13 @@ def profile_step(
 def towers_alone(run: Run, batch: dict[str, Any], steps: int) -> Callable[[], None]:
     """The least that a step can do: both towers forward and backward, on pictures that are ready."""
     device = run.accelerator.device
-    texts = batch["tokens"].to(device)
+    texts = run.model.cut(batch["tokens"]).to(device)
     pixels = run.model.preprocess.normalise(batch["pixels"].to(device))
 
     def turn() -> None:
         for _ in range(steps):
             with run.accelerator.autocast():
-                image, text = run.model.clip.encode_image(pixels), run.model.clip.encode_text(texts)
+                image, text = run.model.encode_image(pixels), run.model.encode_text(texts)
             total = image.float().sum() + text.float().sum()
             total.backward()
             run.optimizer.zero_grad()
@@ -80,7 +80,7 @@ def count_flops(run: Run, batch: dict[str, Any]) -> int:
 
     with FlopCounterMode(display=False) as counter:
         for each in on_device(run, in_turn([batch], 1)):
-            run.step_module(each)["loss"].backward()
+            run.step_module(run.contrastive.with_texts(each))["loss"].backward()
     run.optimizer.zero_grad()
     return counter.get_total_flops()
 

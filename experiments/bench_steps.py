@@ -111,7 +111,8 @@ def make_batch(model: Model, size: Size, rows: int, per_caption: int) -> dict[st
     index = torch.arange(rows) % distinct
     pixels = torch.randint(256, (rows, 3, *size), dtype=torch.uint8)
     batch = {"pixels": pixels, "tokens": model.tokenizer(captions(distinct)), "caption_index": index}
-    batch |= {"caption_ids": index, "bank_index": index}
+    none = torch.empty(rows, 0, dtype=torch.int64)
+    batch |= {"caption_ids": index, "bank_index": index, "attributes": none, "stated": none}
     return {key: value.pin_memory() if torch.cuda.is_available() else value for key, value in batch.items()}
 
 

@@ -4,15 +4,13 @@
     python -m experiments.captions_study catalogue --pictures 30000 --seeds 0,1,2
 
 Every loss trains on as many pictures, once with whole sentences and once with random subsets of the attributes, with
-one learning rate for all; what is measured are the weights at the end, with whole sentences. A third choice changes the
-speed alone: each distinct caption of a batch is encoded once, or each row. Leaves OUT/table.md, OUT/results.json (the
-table's numbers), OUT/scores.png and OUT/results (what was measured). A killed study goes on where it was.
+one learning rate for all; what is measured are the weights at the end, with whole sentences. Leaves OUT/table.md,
+OUT/results.json (the table's numbers), OUT/scores.png and OUT/results (what was measured). A killed study goes on where
+it was.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from experiments.study import measured, pictures_of, say, study_preset, train_one, with_options, write
+from experiments.study import measured, pictures_of, study_preset, train_one, with_options
 from fclip.errors import UserError, nearest, run_program
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fclip.config import Preset
 
 LOSSES = {
@@ -55,7 +51,6 @@ def study(
     captions: Annotated[str, typer.Option(help="Which, with commas.")] = ",".join(CAPTIONS),
     seeds: Annotated[str, typer.Option(help="Of the runs, with commas; scores are means over them.")] = "0",
     split: Annotated[str, typer.Option(help="What is tested.")] = "val",
-    speed_steps: Annotated[int, typer.Option(help="Timed steps with captions encoded once, and as many with all.")] = 8,
     override: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of all runs.")] = None,
 ) -> None:
     """Train every loss on as many pictures, with whole sentences and with subsets of the attributes, and compare.
@@ -72,9 +67,8 @@ def study(
     base = study_preset(f"{data}_plain", target, override or [])
     base = replace(base, epochs=epochs_for(pictures, len(pictures_of(base, base.data.train_split))))
     results = run_all(base, chosen, written, numbers(seeds), split, target)
-    speeds = measure_speeds(base, written, speed_steps, target / "speeds.json")
     settings = {"data": data, "epochs": base.epochs, "batch": base.batch_size, "seeds": seeds, "split": split}
-    write_report(target, results, speeds, settings)
+    write_report(target, results, settings)
     print((target / "table.md").read_text())
 
 
@@ -122,50 +116,6 @@ def run_all(
                 train_one(preset, out / name)
                 results[written][loss].append(measured(out / name, tested, out / "results" / f"{name}.json"))
     return results
-
-
-def measure_speeds(base: Preset, captions: Sequence[str], steps: int, file: Path) -> dict[str, dict[str, float]]:
-    """Captions → what `encoding_speed` tells; what was measured before is read."""
-    from fclip.files import read_json
-
-    speeds = read_json(file, "speeds of an earlier call") if file.is_file() else {}
-    for written in captions:
-        if written not in speeds:
-            say(f"timing steps with {TITLES[written]}")
-            speeds[written] = encoding_speed(with_options(base, [*LOSSES["compatible"], *CAPTIONS[written]]), steps)
-            write(file, speeds)
-    return {written: speeds[written] for written in captions}
-
-
-def encoding_speed(preset: Preset, steps: int) -> dict[str, float]:
-    """Medians of interleaved steps, without loading, with each distinct caption encoded once and with each row."""
-    from itertools import cycle, islice
-
-    from experiments.train import prepare
-    from fclip.estimate import some_batches
-    from fclip.training import Run, on_device
-
-    prepared = prepare(replace(preset, track="none"))
-    run = Run(prepared.preset, prepared.model, prepared.pictures, None)
-    batches = list(on_device(run, some_batches(run, min(steps, 8))))
-    times: dict[str, list[float]] = {"once": [], "rows": []}
-    for number, batch in enumerate(islice(cycle(batches), steps + 2)):
-        for kind, given in (("once", batch), ("rows", every_row(batch))):
-            start = time.perf_counter()
-            run.take_step(given, steps + 2)["loss"].item()
-            if number > 1:  # the first ones warm up
-                times[kind].append(time.perf_counter() - start)
-    once, rows = (1000 * statistics.median(times[kind]) for kind in ("once", "rows"))
-    distinct = statistics.mean(len(batch["tokens"]) for batch in batches)
-    return {"distinct": distinct, "batch": preset.batch_size, "once_ms": once, "rows_ms": rows, "ratio": rows / once}
-
-
-def every_row(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The batch with a caption to encode for every picture, as if none came twice."""
-    import torch
-
-    rows = batch["caption_index"]
-    return batch | {"tokens": batch["tokens"][rows], "caption_index": torch.arange(len(rows), device=rows.device)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,15 +12,14 @@ from experiments.study_report import METRICS, difference_cell, draw_scores, mean
 from fclip.files import write_json, write_text
 
 
-def write_report(out: Path, results: Results, speeds: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def write_report(out: Path, results: Results, settings: Mapping[str, Any]) -> None:
     """Writes OUT/table.md, OUT/results.json and OUT/scores.png."""
     told = ", ".join(f"{key} {value}" for key, value in settings.items())
     tables = [table(found, TITLES[written]) for written, found in results.items()]
     if {"whole", "subsets"} <= results.keys():
         tables.append(subsets_table(results))
-    tables.append(speed_table(speeds))
     write_text(out / "table.md", "\n".join([f"{told}\n", *map(markdown, tables)]))
-    write_json(out / "results.json", {"settings": dict(settings), "scores": numbers(results), "speeds": dict(speeds)})
+    write_json(out / "results.json", {"settings": dict(settings), "scores": numbers(results)})
     draw_scores(out / "scores.png", {TITLES[written]: found for written, found in results.items()})
 
 
@@ -30,16 +29,6 @@ def subsets_table(results: Results) -> Table:
     for loss, of_seeds in results["subsets"].items():
         whole = results["whole"][loss]
         made.rows.append([Cell(loss), *[difference_cell(of_seeds, whole, name) for name in METRICS]])
-    return made
-
-
-def speed_table(speeds: Mapping[str, Any]) -> Table:
-    """A step with each distinct caption encoded once, and with each row."""
-    made = Table("Encoding each distinct caption once", ["Captions", "distinct", "once", "each row", "ratio"])
-    for written, speed in speeds.items():
-        distinct = f"{speed['distinct']:.0f} of {speed['batch']}"
-        cells = [TITLES[written], distinct, f"{speed['once_ms']:.1f} ms", f"{speed['rows_ms']:.1f} ms"]
-        made.rows.append([Cell(text) for text in [*cells, f"{speed['ratio']:.2f}"]])
     return made
 
 

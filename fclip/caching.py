@@ -35,12 +35,12 @@ def backward(step_module: nn.Module, accelerator: Accelerator, batch: dict[str, 
     Returns:
         What `Contrastive.loss` does; not to be gone backward through again.
     """
+    contrastive: Any = accelerator.unwrap_model(step_module)
+    batch = contrastive.with_texts(batch)
     if not chunk:
         outputs = step_module(batch)
         accelerator.backward(outputs["loss"])
         return outputs
-    contrastive: Any = accelerator.unwrap_model(step_module)
-    batch = contrastive.with_texts(batch)
     parts = split(*_in_step(batch, chunk, accelerator))
     with torch.no_grad(), rehearsal(step_module, contrastive.model.device):
         embedded = [step_module(part, only_embed=True) for part in parts]
@@ -84,10 +84,9 @@ def _in_step(batch: dict[str, Any], chunk: int, accelerator: Accelerator) -> tup
     Under FSDP every forward gathers its weights from all processes: each must go through both towers as often as the
     others, so the one with the most texts decides, and where texts are too few the last is encoded again for nothing.
     """
-    number = number_of_parts(batch, chunk)
     if not accelerator.is_fsdp2:
-        return batch, number
-    number = int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())
+        return batch, number_of_parts(batch, chunk)
+    number = -(-max(len(batch[_seen(batch)]), batch["most"]) // chunk)
     texts = batch["texts"]
     spare = texts[-1:].expand(max(0, number - len(texts)), -1)
     return batch | {"texts": torch.cat([texts, spare])}, number

@@ -10,6 +10,7 @@ are not compiled (a copy drops the compiled call).
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from fclip.errors import UserError
+from fclip.prefix import prefix_of
 
 BACKEND = "inductor"
 COMPILERS = ("g++", "c++", "clang++")
@@ -33,14 +35,17 @@ def compile_towers(clip: Any) -> None:
             f"compile=true needs a C++ compiler on a CPU, found none of {', '.join(COMPILERS)}; "
             "install one, or set compile=false"
         )
+    # Dynamo looks at the gradient of whatever comes in, which torch warns of.
+    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
     clip.visual.compile(backend=BACKEND)
     for part in text_parts(clip):
         part.compile(backend=BACKEND, dynamic=True)
 
 
 def text_parts(clip: Any) -> Iterator[nn.Module]:
-    """What a text tower spends its time in: open_clip's CLIP has no module for the whole of it."""
-    yield clip.text if hasattr(clip, "text") else clip.transformer
+    """What a text tower spends its time in, as `Model.encode_text` calls it."""
+    text = getattr(clip, "text", clip)
+    yield clip.transformer if text is clip else text if prefix_of(clip) is None else text.transformer
 
 
 def has_compiler() -> bool:

@@ -38,9 +38,43 @@ class _Gather(torch.autograd.Function):
 
 def gather(values: Tensor) -> Tensor:
     """(B, …) of each process → (W*B, …), in the order of the ranks; differentiable. Alone: the values themselves."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if alone():
         return values
     return _Gather.apply(values.contiguous())
+
+
+def alone() -> bool:
+    """Whether there is no other process."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
+
+
+def rank() -> int:
+    """The number of this process; 0 when there is no other."""
+    return 0 if alone() else dist.get_rank()
+
+
+def gather_on_host(values: Tensor) -> Tensor:
+    """(B, …) of each process → (W, B, …), in the order of the ranks, from and to the processors' memory.
+
+    It goes beside the GPUs, which then need not finish what they are at.
+    """
+    if alone():
+        return values[None]
+    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, values.contiguous(), group=_host_group())
+    return torch.stack(parts)
+
+
+_HOST_GROUP: list[Any] = [None, None]  # all processes, and the same for tensors that are not on a GPU
+
+
+def _host_group() -> Any:
+    """The group of all processes for what is on the host; all processes must ask for it first at the same time."""
+    if dist.get_backend() == "gloo":
+        return None
+    if _HOST_GROUP[0] is not dist.group.WORLD:
+        _HOST_GROUP[:] = dist.group.WORLD, dist.new_group(backend="gloo")
+    return _HOST_GROUP[1]
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
@@ -48,7 +82,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
     All processes must have gradients of the same parameters.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if alone():
         return
     for gradient in [p.grad for p in parameters if p.grad is not None]:
         dist.all_reduce(gradient)

@@ -147,7 +147,7 @@ def embed_texts(model: Model, texts: Sequence[str], batch_size: int = 256) -> np
         raise UserError("expected words, got an empty text")
     model.eval()
     parts = [
-        model.encode_text(model.tokenizer(texts[i : i + batch_size]).to(model.device)).cpu().numpy()
+        model.encode_text(model.cut(model.tokenizer(texts[i : i + batch_size])).to(model.device)).cpu().numpy()
         for i in range(0, len(texts), batch_size)
     ]
     return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)

@@ -1,6 +1,6 @@
 """Towers that do not learn: what they make of a caption or a picture is computed once (Zhai et al. 2022, LiT).
 
-    texts = LockedTexts(model.encode_text) if text_is_locked(model.clip) else model.encode_text
+    texts = LockedTexts(model) if text_is_locked(model.clip) else model.encode_text
     vectors = texts(tokens)   # (T, L) → (T, D), the same every time
     cut = cut_image_tower(model.clip.visual)
     vectors = cut.head(cut.body(pixels))   # what `body` gives is kept by `fclip.features`
@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fclip.optimisation import is_new, tower_of
+
+if TYPE_CHECKING:
+    from fclip.model import Model
 
 MOST = 1 << 16  # captions kept: 134 MB of 512 float32 each
 
@@ -114,18 +117,18 @@ class LockedTexts:
     """Captions → embeddings, each encoded once; the oldest are forgotten beyond `most`.
 
     Args:
-        encode: tokens (N, L) → (N, D).
+        model: whose text tower encodes them.
         most: how many embeddings are kept, on the device that they come from.
     """
 
-    def __init__(self, encode: Callable[[Tensor], Tensor], most: int = MOST) -> None:
-        self._encode, self._most = encode, most
+    def __init__(self, model: Model, most: int = MOST) -> None:
+        self._model, self._most = model, most
         self._kept: dict[bytes, Tensor] = {}
 
     @torch.compiler.disable  # looks at values
     @torch.no_grad()
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Tokens (T, L) → (T, D), without gradient; those not seen before are encoded."""
+        """Tokens (T, L), not cut → (T, D), without gradient; those not seen before are encoded."""
         keys = [row.tobytes() for row in tokens.cpu().numpy()]
         new = {key: row for row, key in enumerate(keys) if key not in self._kept}
         if new:
@@ -138,5 +141,5 @@ class LockedTexts:
     def _encode_new(self, tokens: Tensor) -> Tensor:
         """On a CPU one by one: the last bits depend on the batch, and a resumed run meets captions in other batches."""
         if tokens.device.type != "cpu":
-            return self._encode(tokens)
-        return torch.cat([self._encode(row[None]) for row in tokens])
+            return self._model.encode_text(tokens)
+        return torch.cat([self._model.encode_text(self._model.cut(row[None])) for row in tokens])

@@ -2,7 +2,7 @@
 
 model = build_model(ModelConfig(name="ViT-B-32-quickgelu"), captions, texts)
 image = model.encode_image(model.normalise(model.preprocess(picture)[None]))   # (1, D), unit length
-text = model.encode_text(model.tokenizer(["red dress"]))                       # (1, D), unit length
+text = model.encode_text(model.cut(model.tokenizer(["red dress"])))            # (1, D), unit length
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from fclip.captions import Captions
 from fclip.errors import UserError
+from fclip.prefix import prefix_of
 from fclip.tokenizer import Tokenizer
 from stn import SpatialTransformer
 
@@ -196,8 +197,15 @@ class Model(nn.Module):
         return F.normalize(self.clip.encode_image(pixels).float(), dim=-1)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Token ids (B, L) → unit vectors (B, D), float32 whatever the autocast."""
-        return F.normalize(self.clip.encode_text(tokens).float(), dim=-1)
+        """Token ids (B, L), cut or not → unit vectors (B, D), float32 whatever the autocast."""
+        prefix = prefix_of(self.clip) if tokens.shape[1] < self.tokenizer.context_length else None
+        encode = self.clip.encode_text if prefix is None else prefix.encode
+        return F.normalize(encode(tokens).float(), dim=-1)
+
+    def cut(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, L) → (B, L'), without the padding that the tower need not see; on a GPU this waits for it."""
+        prefix = prefix_of(self.clip)
+        return tokens if prefix is None else prefix.cut(tokens)
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:

@@ -41,7 +41,7 @@ from fclip.locked import Cut, why_features_vary
 from fclip.lora import add_adapters, check_gradients, merged
 from fclip.machine import uses_bf16
 from fclip.model import Model
-from fclip.objective import Contrastive
+from fclip.objective import ON_HOST, Contrastive
 from fclip.optimisation import (
     check_first_stage,
     drop_old_gradients,
@@ -61,8 +61,6 @@ from fclip.weights import load_state
 
 Evaluate = Callable[[Model], dict[str, float]]
 REPORT_EVERY = 10  # steps between looks at the loss: each look makes a GPU wait
-# Of a batch: what sizes depend on, which a GPU would have to be asked for.
-ON_HOST = ("bank_index", "size")
 COLLAPSED = 0.99  # mean cosine between the pictures of a batch
 
 
@@ -85,14 +83,13 @@ class Run:
         optim = preset.optim
         self.start = copy.deepcopy(model.clip.state_dict()) if optim.wise_ft < 1 else None
         self._choose_what_learns(model)
-        bank = model.tokenizer(pictures.bank) if preset.loss.surfacing else None
         sharded = shards(self.accelerator, preset)
         self.unsharded = divisible(model.clip) if sharded else None  # what the pieces are put together in
         optimizer = torch.optim.AdamW(parameter_groups(model, preset), betas=(optim.beta1, optim.beta2), fused=True)
         if preset.compile:
             compile_towers(model.clip)
         # In pieces all processes must use the text tower alike, whichever captions each has met.
-        wrapped = Contrastive(model, preset.loss, bank, pictures.frequency, remember=not sharded)
+        wrapped = Contrastive(model, preset.loss, pictures.bank, pictures.frequency, remember=not sharded)
         self.step_module, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
         self.contrastive: Contrastive = self.accelerator.unwrap_model(self.step_module)
         self.model: Model = self.contrastive.model
@@ -307,7 +304,8 @@ def on_device(run: Run, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str,
     data, fill = run.preset.data, run.model.preprocess.fill_color
     for batch in batches:
         run.skipped |= dict.fromkeys(batch.pop("skipped"))
-        there = {k: v if k in ON_HOST else v.to(run.accelerator.device, non_blocking=True) for k, v in batch.items()}
+        stay = (*ON_HOST, "size")
+        there = {k: v if k in stay else v.to(run.accelerator.device, non_blocking=True) for k, v in batch.items()}
         yield augment_batch(there, data, fill) if "view" in there else there
 
 

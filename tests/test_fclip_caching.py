@@ -47,8 +47,7 @@ def contrastive(catalogue, captions) -> Callable[..., Contrastive]:
 
     def make(model: Model, **loss) -> Contrastive:
         pictures = TrainingPictures(catalogue, captions, model.preprocess, DataConfig(), seed=3)
-        bank = model.tokenizer(pictures.bank) if loss.get("surfacing") else None
-        return Contrastive(model, LossConfig(**loss), bank, pictures.frequency).train()
+        return Contrastive(model, LossConfig(**loss), pictures.bank, pictures.frequency).train()
 
     return make
 
@@ -197,7 +196,7 @@ def test_no_pass_sees_more_than_a_part(contrastive, model, batch, chunk, monkeyp
     module = contrastive(model, **BANK)
     still(model)
     step(module, batch, chunk)
-    texts = len(batch["tokens"]) + len(module.bank)
+    texts = len(module.with_texts(batch)["texts"])
     assert sum(seen) == 2 * (BATCH + texts)
     assert max(seen) <= chunk
 

@@ -68,7 +68,6 @@ def _dies(run):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # dynamo looks at what comes in
 def test_published_towers_compile_too(vit, calls):
     """open_clip's CLIP has no module for its text tower."""
     tokens, pixels = vit.tokenizer(["a", "red dress"]), torch.rand(2, 3, 32, 32)

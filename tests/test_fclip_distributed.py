@@ -42,6 +42,7 @@ RUNS: dict[str, dict] = {
     "equal": {"loss": {"positives": "equal"}},
     "overlap": {"loss": {"positives": "overlap"}},
     "compatible and surfacing": {"loss": {"positives": "compatible", "surfacing": 0.7, "negatives": 99}},
+    "a drawn bank": {"loss": {"surfacing": 0.7, "negatives": 2}},
     "texts locked": {"freeze": ("text.*",)},
     "pictures locked": {"freeze": ("visual.trunk.*",), "data": PLAIN},
     "all pictures locked": {"freeze": ("visual.*",), "data": PLAIN},
@@ -51,7 +52,14 @@ RUNS: dict[str, dict] = {
     "a bias without use": {"loss": {"positives": "equal"}},
     "twenty steps": {"loss": {"positives": "equal"}, "epochs": 10},
 }
-CACHED = {"overlap": 3, "compatible and surfacing": 2, "texts locked": 1, "pictures locked": 2, "sigmoid": 3}
+CACHED = {
+    "overlap": 3,
+    "compatible and surfacing": 2,
+    "a drawn bank": 2,
+    "texts locked": 1,
+    "pictures locked": 2,
+    "sigmoid": 3,
+}
 """The runs that are also made with gradient caching, and the pictures per pass."""
 RUNS |= {f"{name}, cached": RUNS[name] | {"cache_chunk": chunk} for name, chunk in CACHED.items()}
 SHARDED = ("equal", "overlap, cached", "compatible and surfacing, cached", "texts locked", "a first stage, then all")

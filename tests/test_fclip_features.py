@@ -54,7 +54,7 @@ def unlocked(monkeypatch):
     """unlocked(): from now on nothing is kept, as in a trainer that knows of no locked towers."""
 
     def forget(self, only_new=False):
-        self._encode_text, self.cut = self.model.encode_text, None
+        self._locked_texts = self.cut = None
 
     return lambda: monkeypatch.setattr(Contrastive, "lock", forget)
 

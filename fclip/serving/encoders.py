@@ -75,7 +75,7 @@ def torch_encoder(model: Model) -> TowerEncoder:
     return TowerEncoder(
         model,
         lambda pixels: model.encode_image(model.preprocess.normalise(pixels.to(model.device))),
-        lambda tokens: model.encode_text(tokens.to(model.device)),
+        lambda tokens: model.encode_text(model.cut(tokens).to(model.device)),
     )
 
 
