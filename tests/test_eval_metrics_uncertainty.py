@@ -22,7 +22,7 @@ def pictures(seed=0, products=40):
     """Pictures that err together with the others of their product; products of different size."""
     rng = np.random.default_rng(seed)
     clusters = [f"p{p}" for p in range(products) for _ in range(rng.integers(1, 5))]
-    ease = {name: rng.random() for name in set(clusters)}
+    ease = {name: rng.random() for name in sorted(set(clusters))}
     correct = np.array([rng.random() < ease[name] for name in clusters])
     return correct[:, None], np.ones((len(clusters), 1)), clusters
 
