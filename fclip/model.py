@@ -74,9 +74,10 @@ class Preprocess:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) → float32, zero mean and unit deviation over the tower's training pictures."""
-        mean, std = _per_channel(self.mean, pixels.device), _per_channel(self.std, pixels.device)
+        mean = _per_channel(tuple(255 * value for value in self.mean), pixels.device)
+        scale = _per_channel(tuple(1 / (255 * value) for value in self.std), pixels.device)
         floats = pixels.float() if pixels.dtype == torch.uint8 else pixels.float().clone()  # never in the caller's
-        return floats.div_(255).sub_(mean).div_(std)  # in place: six times as fast on a CPU
+        return floats.sub_(mean).mul_(scale)  # in place: many times as fast on a CPU
 
     @cached_property
     def _resize(self) -> Compose:
@@ -105,14 +106,14 @@ def cropped(own: Preprocess) -> Compose:
     return Compose([Resize(to, str_to_interp_mode(how)), CenterCrop(size)])
 
 
-def _per_channel(values: tuple[float, float, float], device: torch.device) -> Tensor:
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     """(3, 1, 1), copied once: a copy in every step would make the processor wait for a GPU."""
     traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()  # what is made there holds no numbers
     return (_copied.__wrapped__ if traced else _copied)(values, device)
 
 
 @lru_cache(maxsize=16)
-def _copied(values: tuple[float, float, float], device: torch.device) -> Tensor:
+def _copied(values: tuple[float, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.tensor(values, device=device).view(3, 1, 1)
 
