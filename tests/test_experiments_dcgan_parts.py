@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import gzip
 import math
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 from scipy import ndimage
+from test_fclip_catalogue_idx import write_idx
 from torch import nn
 
 from experiments.dcgan import config as config_module
 from experiments.dcgan.augment import augmented, colour, cutout, draw, shift
 from experiments.dcgan.config import Dcgan, NetConfig
-from experiments.dcgan.idx import read_idx
 from experiments.dcgan.losses import LOSSES
 from experiments.dcgan.models import Discriminator, Generator, average_into, warmed, widths
 from experiments.dcgan.pictures import Pictures, is_coloured, open_pictures
@@ -34,13 +32,6 @@ TINY = NetConfig(channels=1, latent=8, width=4, max_width=16)
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def write_idx(file: Path, pictures: np.ndarray, packed: bool = False) -> Path:
-    data = struct.pack(">BBBB", 0, 0, 8, pictures.ndim) + struct.pack(f">{pictures.ndim}I", *pictures.shape)
-    data += pictures.astype(np.uint8).tobytes()
-    file.write_bytes(gzip.compress(data) if packed else data)
-    return file
 
 
 @pytest.mark.parametrize(
@@ -191,37 +182,6 @@ def test_the_draws_treat_any_pictures_alike_and_stay_in_their_ranges():
     assert torch.equal(*holes)
     assert holes[0].any((1, 2, 3)).all()
     assert draw((), 5, 28, torch.Generator()) == {}
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_idx_files_are_read_packed_or_not(tmp_path, packed):
-    pictures = np.random.default_rng(0).integers(0, 256, (5, 28, 28))
-    assert np.array_equal(read_idx(write_idx(tmp_path / "images", pictures, packed)), pictures)
-
-
-@pytest.mark.parametrize(
-    ("damage", "told"),
-    [
-        (lambda data: data[:-1], r"is damaged: expected 5 pictures of 28×28, 3920 bytes, found 3919"),
-        (lambda data: data + b"x", r"is damaged: .* found 3921"),
-        (lambda data: data[:9], r"is damaged"),
-        (lambda data: gzip.compress(data)[:-20], r"is damaged \("),
-        (lambda data: gzip.compress(data)[:50] + b"xx" + gzip.compress(data)[52:], r"is damaged \("),
-        (lambda data: b"\x89PNG" + data, "found another format"),
-        (lambda data: b"", "found another format"),
-        (lambda data: b"\0\0\x08\x01" + data[4:8] + bytes(5), "has labels, not pictures"),
-    ],
-)
-def test_a_damaged_idx_file_is_refused(tmp_path, damage, told):
-    file = write_idx(tmp_path / "images", np.random.default_rng(0).integers(0, 256, (5, 28, 28)))
-    file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(UserError, match=told):
-        read_idx(file)
-
-
-def test_an_absent_idx_file_is_named():
-    with pytest.raises(UserError, match=r"cannot read none/here: No such file"):
-        read_idx("none/here")
 
 
 def grey_catalogue(folder: Path) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_experiments_dcgan_parts import write_idx
+from test_fclip_catalogue_idx import write_idx
 
 from experiments.dcgan import loop, saving
 from experiments.dcgan.__main__ import main

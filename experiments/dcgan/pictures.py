@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from experiments.dcgan.config import Dcgan
-from experiments.dcgan.idx import read_idx
+from fclip.catalogue.idx import read_idx
 from fclip.errors import UserError
 from fclip.images import UnreadableImageError, decode
 

@@ -17,6 +17,7 @@
 | deepfashion2              | DeepFashion2: train/annos/, validation/annos/          | `deepfashion2`              |
 | deepfashion-multimodal    | DeepFashion-MultiModal: labels/, captions.json         | `deepfashion_multimodal`    |
 | hm                        | H&M: articles.csv and images/                          | `hm`                        |
+| fashion-mnist             | Fashion-MNIST: *-images-idx3-ubyte, packed or not      | `fashion_mnist`             |
 | table                     | .csv, .tsv, .parquet, or a folder with metadata.csv    | `table`                     |
 | folder                    | pictures in a subfolder per class                      | `folder`                    |
 | shards                    | WebDataset: .tar files, a glob, a brace pattern        | `shards`                    |
@@ -54,7 +55,7 @@ DEEPFASHION = (
     "deepfashion2",
     "deepfashion-multimodal",
 )
-FIXED = ("drawn", "saved", *DEEPFASHION, "folder")
+FIXED = ("drawn", "saved", *DEEPFASHION, "fashion-mnist", "folder")
 FORMATS = (*FIXED, *MAPPED)
 TABLES = (".csv", ".tsv", ".parquet")
 
@@ -99,11 +100,15 @@ def detect(source: str) -> str:
     Raises:
         UserError: there is no such path, and it is no name of a hub data set.
     """
+    from fclip.catalogue.fashion_mnist import is_fashion_mnist
+
     path = Path(source)
     if source == "drawn" or source.startswith("drawn:"):
         return "drawn"
     if path.is_dir():
         return _detect_folder(path)
+    if path.is_file() and is_fashion_mnist(path):
+        return "fashion-mnist"
     if path.suffix == ".tar":
         return "shards"
     if path.suffix.lower() in TABLES and (path.exists() or re.search(r"[*?\[]", source)):
@@ -116,6 +121,8 @@ def detect(source: str) -> str:
 
 
 def _detect_folder(path: Path) -> str:
+    from fclip.catalogue.fashion_mnist import is_fashion_mnist
+
     if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
         return "saved"
     if (path / "styles.csv").is_file():
@@ -124,6 +131,8 @@ def _detect_folder(path: Path) -> str:
         return "hm"
     if deepfashion := _detect_deepfashion(path):
         return deepfashion
+    if is_fashion_mnist(path):
+        return "fashion-mnist"
     suffixes = {p.suffix.lower() for p in path.iterdir() if not p.name.startswith(".")}
     if ".tar" in suffixes:
         return "shards"
@@ -185,6 +194,7 @@ def _open(source: str, name: str, columns: Columns | None, stream: bool) -> Data
         deepfashion_inshop,
         deepfashion_landmarks,
         deepfashion_multimodal,
+        fashion_mnist,
         fashion_products,
         folder,
         hm,
@@ -208,6 +218,7 @@ def _open(source: str, name: str, columns: Columns | None, stream: bool) -> Data
         "deepfashion-landmarks": deepfashion_landmarks.open_landmarks,
         "deepfashion2": deepfashion2.open_deepfashion2,
         "deepfashion-multimodal": deepfashion_multimodal.open_multimodal,
+        "fashion-mnist": fashion_mnist.open_fashion_mnist,
         "folder": folder.open_folder,
     }
     mapped: dict[str, Any] = {

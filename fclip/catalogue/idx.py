@@ -1,6 +1,7 @@
-"""Pictures in the format of MNIST and Fashion-MNIST.
+"""Pictures and labels in the format of MNIST and Fashion-MNIST.
 
     pictures = read_idx("t10k-images-idx3-ubyte.gz")   # uint8 (10000, 28, 28)
+    labels = read_labels("t10k-labels-idx1-ubyte.gz")  # uint8 (10000,)
 
 Four bytes of magic (0, 0, type, number of dimensions), the dimensions as big-endian 32-bit numbers, then the values;
 gzip around it is told from the content, since the files go about with and without.
@@ -31,20 +32,39 @@ def read_idx(file: str | Path) -> NDArray[np.uint8]:
     Raises:
         UserError: no such file, labels instead of pictures, or a file that is damaged, cut off or of another format.
     """
-    file = Path(expand(file))
+    values = _values(file)
+    if values.ndim != 3:
+        raise UserError(f"{file} has labels, not pictures; name the file images-idx3-ubyte beside it")
+    return values
+
+
+def read_labels(file: str | Path) -> NDArray[np.uint8]:
+    """Labels (N,).
+
+    Raises:
+        UserError: as `read_idx`, for pictures instead of labels.
+    """
+    values = _values(file)
+    if values.ndim != 1:
+        raise UserError(f"{file} has pictures, not labels; expected the file labels-idx1-ubyte here")
+    return values
+
+
+def _values(file: str | Path) -> NDArray[np.uint8]:
+    """The array that a file holds, of one to three dimensions."""
+    file = Path(expand(str(file)))
     data = _unpacked(file)
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] != UBYTE or not 1 <= data[3] <= 3:
-        raise UserError(f"expected pictures in Fashion-MNIST's format (idx3-ubyte) in {file}, found another format")
-    if data[3] != 3:
-        raise UserError(f"{file} has labels, not pictures; name the file images-idx3-ubyte beside it")
-    shape = [int.from_bytes(data[4 * i : 4 * i + 4], "big") for i in range(1, 4)]
-    told, there = math.prod(shape), len(data) - 16
-    if told != there or len(data) < 16:
+        raise UserError(f"expected a file in Fashion-MNIST's format (idx-ubyte), found another format in {file}")
+    begins = 4 + 4 * data[3]
+    shape = [int.from_bytes(data[i : i + 4], "big") for i in range(4, begins, 4)]
+    told, there = math.prod(shape), len(data) - begins
+    if told != there:
         raise UserError(
-            f"{file} is damaged: expected {shape[0]} pictures of {shape[1]}×{shape[2]}, {told} bytes, found "
-            f"{max(there, 0)}; copy or download it again"
+            f"{file} is damaged: expected {'×'.join(map(str, shape))} values, found {max(there, 0)} bytes; "
+            "copy or download it again"
         )
-    return np.frombuffer(data, np.uint8, offset=16).reshape(shape)
+    return np.frombuffer(data, np.uint8, offset=begins).reshape(shape)
 
 
 def _unpacked(file: Path) -> bytes:
