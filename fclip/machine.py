@@ -1,16 +1,20 @@
-"""Settings of the processor that cost nothing and matter: threads, keeping freed memory, and the precision it has."""
+"""What costs nothing on a processor and matters: threads, keeping freed memory, and the precision of each operation."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fclip.config import Preset
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # <malloc.h>
+SHORT = 128  # tokens up to which attention by plain products is the faster one to learn with
 
 
 def tune_cpu() -> None:
@@ -39,3 +43,58 @@ def uses_bf16(preset: Preset) -> bool:
         return preset.bf16_on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     return preset.bf16_on_gpu and launched == "no" and torch.cuda.is_bf16_supported()
+
+
+def slow_halves_in_full() -> AbstractContextManager[Any]:
+    """Inside it, operations whose bfloat16 gradient is slow on a processor learn in float32, under autocast too.
+
+    The gradient of a strided depthwise convolution (every MobileNet and EfficientNet has some) takes 6 to 40 times as
+    long in bfloat16 as in float32, that of attention over 13 to 200 tokens 1.5 to 7 times (PyTorch 2.14, one core with
+    AMX): together more than the rest of a MobileNetV2 step. Without gradients nothing changes, nor on a GPU.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.functional import multi_head_attention_forward, scaled_dot_product_attention
+    from torch.overrides import TorchFunctionMode
+
+    if torch.cuda.is_available():
+        return nullcontext()
+
+    class InFull(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            learns = torch.is_grad_enabled() and any(getattr(value, "requires_grad", False) for value in args)
+            if not (learns and torch.is_autocast_enabled("cpu")):
+                return func(*args, **kwargs)
+            if func is multi_head_attention_forward:  # the attention inside it does not come here; this sums in float32
+                with sdpa_kernel(SDPBackend.MATH) if len(args[0]) < SHORT else nullcontext():
+                    return func(*args, **kwargs)
+            if func is scaled_dot_product_attention or (func is torch.conv2d and is_strided_depthwise(*args, **kwargs)):
+                with torch.autocast("cpu", enabled=False):
+                    found = func(*map(in_full, args), **{name: in_full(value) for name, value in kwargs.items()})
+                return found.to(torch.get_autocast_dtype("cpu"))
+            return func(*args, **kwargs)
+
+    return InFull()
+
+
+def is_strided_depthwise(
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, ...] = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> bool:
+    """Whether `conv2d` with these arguments convolves each channel by itself, in steps of more than a pixel."""
+    strided = stride > 1 if isinstance(stride, int) else any(step > 1 for step in stride)
+    return strided and groups == input.shape[-3]
+
+
+def in_full(value: Any) -> Any:
+    """A tensor of halves in float32; anything else as it is."""
+    import torch
+
+    is_half = isinstance(value, torch.Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if is_half else value

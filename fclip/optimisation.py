@@ -170,6 +170,17 @@ def keep_statistics(clip: nn.Module) -> None:
             module.eval()
 
 
+def keep_constants(averaged: nn.Module, trained: nn.Module) -> None:
+    """Gives averaged weights the constants of the trained ones: a mask's -inf averaged with itself is no number.
+
+    Constants are the buffers that no checkpoint holds.
+    """
+    held, constants = averaged.state_dict().keys(), dict(trained.named_buffers())
+    for name, buffer in averaged.named_buffers():
+        if name not in held:
+            buffer.copy_(constants[name])
+
+
 def freeze(model: Model, patterns: tuple[str, ...]) -> None:
     """Freezes the parameters whose names match.
 

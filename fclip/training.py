@@ -39,7 +39,7 @@ from fclip.files import new_folder, read_json, write_json
 from fclip.interpolate import flat, interpolate
 from fclip.locked import Cut, why_features_vary
 from fclip.lora import add_adapters, check_gradients, merged
-from fclip.machine import uses_bf16
+from fclip.machine import slow_halves_in_full, uses_bf16
 from fclip.model import Model
 from fclip.objective import ON_HOST, Contrastive
 from fclip.optimisation import (
@@ -47,6 +47,7 @@ from fclip.optimisation import (
     drop_old_gradients,
     first_stage,
     freeze,
+    keep_constants,
     keep_statistics,
     lr_factor,
     parameter_groups,
@@ -91,6 +92,7 @@ class Run:
         # In pieces all processes must use the text tower alike, whichever captions each has met.
         wrapped = Contrastive(model, preset.loss, pictures.bank, pictures.frequency, remember=not sharded)
         self.step_module, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
+        self.in_full = slow_halves_in_full() if uses_bf16(preset) and not preset.compile else nullcontext()
         self.contrastive: Contrastive = self.accelerator.unwrap_model(self.step_module)
         self.model: Model = self.contrastive.model
         average = get_ema_multi_avg_fn(optim.ema)
@@ -128,7 +130,7 @@ class Run:
         self.training_mode(self.step < first)
         # What is locked gets no gradient, and DistributedDataParallel would wait for it.
         alone = without_synchronising(self.step_module, self.accelerator) if self._locks_old else nullcontext()
-        with alone:
+        with alone, self.in_full:
             outputs = backward(self.step_module, self.accelerator, batch, self.preset.cache_chunk)
         if self.unproven:
             check_gradients(self.model.clip)
@@ -145,6 +147,7 @@ class Run:
             self.model.clamp_logit_scale()
         if self.average is not None:
             self.average.update_parameters(self.model.clip)
+            keep_constants(self.average.module, self.model.clip)
         self.step += 1
         return {k: v.detach() for k, v in outputs.items()}
 

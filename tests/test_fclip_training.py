@@ -123,6 +123,20 @@ def test_the_temperature_stays_in_clips_range(fit, preset, build, start, end):
 # What is kept
 
 
+def test_averaged_weights_can_be_measured(fit, preset):
+    """A causal text tower masks with -inf, and an average of it with itself would be no number."""
+    measured: list[torch.Tensor] = []
+
+    def evaluate(model):
+        with torch.inference_mode():
+            measured.append(model.encode_text(model.tokenizer(["red shirt", "blue dress"])))
+        return {"score": 0.5}
+
+    fit(preset(epochs=2, optim={"ema": 0.5}), evaluate)
+    assert torch.stack(measured).isfinite().all()
+    assert not torch.equal(*measured)
+
+
 @pytest.mark.parametrize("ema", [0.0, 0.8])
 def test_best_is_the_epoch_with_the_highest_score_and_last_is_the_end(fit, preset, monkeypatch, ema):
     """With `ema` the best are the averaged weights: here averaged by hand, step by step."""
