@@ -3,7 +3,7 @@
     store = LanceStore.create("garments-index/pictures-1", schema)      # or s3://bucket/garments-index/pictures-1
 
 Many processes read while others write: every write is a new version, and a reader looks for one every few seconds.
-Up to `EXACT_UP_TO` rows every vector is compared; above, IVF_RQ (inverted lists of 1-bit codes, RaBitQ,
+Up to `EXACT_UP_TO` rows every vector is compared; above, IVF_RQ (inverted lists of 4-bit codes, RaBitQ,
 https://arxiv.org/abs/2405.12497) chooses candidates that are compared exactly. How many lists are looked through is
 measured when the index is built.
 """
@@ -34,8 +34,11 @@ KEPT_FOR = timedelta(hours=1)  # versions, for those who still read them
 NOW = timedelta(milliseconds=1)
 PAUSES_SECONDS = (0.1, 0.4, 1.6)  # before the tries after the first
 GET_AT_ONCE = 1000  # ids
-EFFORTS = (*((p, c) for c in (40, 80, 160, 320) for p in (8, 16, 32, 64)), (128, 320), (256, 640), (512, 640))
+EFFORTS = (*((p, c) for c in (20, 40, 80, 160, 320) for p in (8, 16, 32, 64, 128)), (256, 640), (512, 640))
 """Lists to look through, and candidates that are compared exactly, which cost more; the first that suffice are kept."""
+FILTERED_PROBES = 512
+"""Lists that are looked through at least when there are filters: what fits may lie far from the question."""
+BITS = 4  # of each number of a vector: with one, eight times as many candidates must be compared
 LEAST_REFINED = 2  # candidates for each answer, when many answers are wanted
 ENOUGH = 0.985  # recall to reach, where it can be
 MOST_OUTSIDE = 5_000  # rows that are in no list yet and are compared one by one
@@ -97,10 +100,19 @@ class LanceStore:
             query = query.where(self._sql(where))
         if exact:
             query = query.bypass_vector_index()
-        elif "probes" in self._settings:
-            query = query.minimum_nprobes(self._settings["probes"]).maximum_nprobes(ALL_LISTS)
-            query = query.refine_factor(max(LEAST_REFINED, -(-self._settings["candidates"] // limit)))
+        elif self._settings:
+            return _hits(self._near(query, limit, bool(where)), columns, vectors)
         return _hits(self._do(query.to_arrow), columns, vectors)
+
+    def _near(self, query: Any, limit: int, filtered: bool) -> pa.Table:
+        """What the nearest lists hold; all lists, where those hold too little."""
+        query = query.refine_factor(max(LEAST_REFINED, -(-self._settings["candidates"] // limit)))
+        probes, lists = self._settings["probes"], self._settings.get("lists")
+        probes = max(probes, FILTERED_PROBES) if filtered else probes
+        if lists is None or probes >= lists:  # those of an index from before "lists" were all looked through
+            return self._do(query.minimum_nprobes(probes).maximum_nprobes(ALL_LISTS).to_arrow)
+        found = self._do(query.minimum_nprobes(probes).maximum_nprobes(probes).to_arrow)
+        return found if len(found) == limit else self._do(query.maximum_nprobes(ALL_LISTS).to_arrow)
 
     def get(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
         names = self._table.schema.names if columns is None else list(dict.fromkeys(["id", *columns]))
@@ -143,7 +155,7 @@ class LanceStore:
         if rows <= EXACT_UP_TO and lists is None:
             self._settings = {}
             return Tuning("exact", {}, {})
-        return self._tuned(queries())
+        return self._tuned(queries(), rows)
 
     def drop(self) -> None:
         if "://" not in self.uri:
@@ -167,19 +179,18 @@ class LanceStore:
             self._table.create_index(field.name, config=config)
 
     def _index_vectors(self, rows: int) -> None:
-        """As many lists as the square root of the rows."""
         from lancedb.index import IvfRq
 
-        lists = max(1, round(rows**0.5))
-        self._table.create_index("vector", config=IvfRq(distance_type="cosine", num_partitions=lists))
+        config = IvfRq(distance_type="cosine", num_partitions=_lists_of(rows), num_bits=BITS)
+        self._table.create_index("vector", config=config)
 
-    def _tuned(self, queries: Mapping[str, np.ndarray]) -> Tuning:
+    def _tuned(self, queries: Mapping[str, np.ndarray], rows: int) -> Tuning:
         """Tries harder and harder until enough of the true neighbours are found for every kind of query."""
         asked = {kind: vectors for kind, vectors in queries.items() if len(vectors)}
         truth = {kind: true_neighbours(vectors, self.scan(["id", "vector"])) for kind, vectors in asked.items()}
         reached: dict[str, float] = {}
         for probes, candidates in EFFORTS:
-            self._settings = {"probes": probes, "candidates": candidates}
+            self._settings = {"probes": probes, "candidates": candidates, "lists": _lists_of(rows)}
             reached = {kind: recall(self, asked[kind], true) for kind, true in truth.items()}
             if min(reached.values(), default=1.0) >= ENOUGH:
                 break
@@ -206,6 +217,11 @@ class LanceStore:
 
     def _do(self, call: Callable[[], T]) -> T:
         return _retried(self.uri, call)
+
+
+def _lists_of(rows: int) -> int:
+    """As many lists as the square root of the rows."""
+    return max(1, round(rows**0.5))
 
 
 def _connect(uri: str) -> Any:
