@@ -250,7 +250,8 @@ def test_a_large_store_reports_the_recall_it_has(tmp_path, monkeypatch, module) 
 def test_where_the_nearest_lists_hold_too_little_all_lists_are_looked_through(tmp_path, monkeypatch) -> None:
     """Few fit, or more are wanted than the lists hold: an answer is as long as it can be, whatever the settings."""
     monkeypatch.setattr(fclip.store.lance, "EXACT_UP_TO", 300)
-    monkeypatch.setattr(fclip.store.lance, "FILTERED_PROBES", 2)
+    monkeypatch.setattr(fclip.store.lance, "FITTING", 1)
+    monkeypatch.setattr(fclip.store.lance, "FEW", 10**9)
     store = create_store(str(tmp_path / "lists"), SCHEMA)
     rows = rows_of(range(600))
     store.add(table(rows))
