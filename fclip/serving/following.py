@@ -124,4 +124,5 @@ def located(index: str) -> str:
 
     from fclip.files import expand
 
-    return index if "://" in index else str(Path(expand(index)).resolve())
+    path = Path(expand(index))
+    return str(path.resolve()) if "://" not in index and path.exists() else index
