@@ -251,7 +251,7 @@ def test_where_the_nearest_lists_hold_too_little_all_lists_are_looked_through(tm
     """Few fit, or more are wanted than the lists hold: an answer is as long as it can be, whatever the settings."""
     monkeypatch.setattr(fclip.store.lance, "EXACT_UP_TO", 300)
     monkeypatch.setattr(fclip.store.lance, "FITTING", 1)
-    monkeypatch.setattr(fclip.store.lance, "FEW", 10**9)
+    monkeypatch.setattr(fclip.store.lance, "CODES", 10**9)
     store = create_store(str(tmp_path / "lists"), SCHEMA)
     rows = rows_of(range(600))
     store.add(table(rows))

@@ -40,7 +40,7 @@ GET_AT_ONCE = 1000  # ids
 EFFORTS = (*((p, c) for c in (20, 40, 80, 160, 320) for p in (8, 16, 32, 64, 128)), (256, 640), (512, 640))
 """Lists to look through, and candidates that are compared exactly, which cost more; the first that suffice are kept."""
 FITTING = 3500  # rows that fit, in the lists that are looked through: what fits may lie far from the question
-FEW = 400  # one row of so many fits, or fewer: comparing these exactly costs less than looking for them in the lists
+CODES = 190  # that are compared in the lists in the time that one row takes which is read and compared exactly
 MOST_COUNTED = 1000  # filters whose rows are counted and remembered
 BITS = 4  # of each number of a vector: with one, eight times as many candidates must be compared
 LEAST_REFINED = 2  # candidates for each answer, when many answers are wanted
@@ -121,9 +121,9 @@ class LanceStore:
         probes, lists = self._settings["probes"], self._settings.get("lists", 0)
         if sql and lists:
             fitting = self._counted(sql)
-            if fitting * FEW <= self._counted(None):
+            probes = max(probes, -(-FITTING * lists // max(1, fitting)))
+            if fitting * CODES * lists <= self._counted(None) * min(probes, lists):
                 return self._do(query.bypass_vector_index().to_arrow)
-            probes = max(probes, -(-FITTING * lists // fitting))
         query = query.refine_factor(max(LEAST_REFINED, -(-self._settings["candidates"] // limit)))
         query = query.maximum_nprobes(ALL_LISTS).minimum_nprobes(probes)
         if probes < lists:  # not in an index from before "lists": its recall was measured with all of them
