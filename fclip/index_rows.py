@@ -4,7 +4,8 @@
     for batch in embed_batches(model, catalogue, also=made_of):
         store.add(rows_of(catalogue.select(batch.rows), batch.vectors, batch.also, kinds))
 
-Two keys tell what has changed since: "picture", of the bytes of the file, and "facts", of what the catalogue says.
+Colours measured from the pictures are one more group, `MEASURED`, in the indexes that have it. Two keys tell what has
+changed since: "picture", of the bytes of the file, and "facts", of what the catalogue says.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +22,37 @@ import pyarrow.compute as pc
 
 from fclip.errors import UserError
 from fclip.images import UnreadableImageError, decode, encoded
+from fclip.queries.colours import GROUP as MEASURED
+from fclip.queries.colours import measured_colour
 from fclip.store.filters import NUMBER, Kind
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from PIL.Image import Image
 
 THUMBNAIL_PX = 256  # longer side
 AT_ONCE = 10_000  # rows whose attributes are in memory
 Kinds = Mapping[str, Kind]
+
+
+class Made(NamedTuple):
+    """What a row has of a picture besides its vector: a JPEG, the key of its bytes, and its colour if wanted."""
+
+    thumbnail: bytes
+    picture: str
+    colour: str | None = None
+
+
+def index_kinds(catalogue: Dataset, measure_colour: bool) -> dict[str, Kind]:
+    """The groups of an index: the catalogue's, and the measured colour.
+
+    Raises:
+        UserError: the catalogue has a group of that name.
+    """
+    kinds = group_kinds(catalogue)
+    if MEASURED in kinds:
+        raise UserError(f"{MEASURED!r} is the name of what is measured; give the catalogue's group another one")
+    return kinds | ({MEASURED: "text"} if measure_colour else {})
 
 
 def group_kinds(catalogue: Dataset) -> dict[str, Kind]:
@@ -51,7 +75,7 @@ def group_kinds(catalogue: Dataset) -> dict[str, Kind]:
 
 def check_kinds(catalogue: Dataset, kinds: Kinds) -> None:
     """Raises UserError when a catalogue does not fit into an index with these groups."""
-    shape = catalogue.features["attributes"]
+    shape, kinds = catalogue.features["attributes"], {name: kind for name, kind in kinds.items() if name != MEASURED}
     several = {name: _several(kind) for name, kind in shape.items()}
     if several != {name: kind == "texts" for name, kind in kinds.items()}:
         raise UserError(
@@ -78,29 +102,44 @@ def schema(kinds: Kinds, dimension: int) -> pa.Schema:
     )
 
 
-def rows_of(pictures: Dataset, vectors: np.ndarray, made: Sequence[tuple[bytes, str]], kinds: Kinds) -> pa.Table:
+def rows_of(pictures: Dataset, vectors: np.ndarray, made: Sequence[Made], kinds: Kinds) -> pa.Table:
     """Pictures, their vectors (N, D) and what `made_of` says of them as rows."""
     table, wanted = pictures.with_format("arrow")[:], schema(kinds, vectors.shape[1])
     columns: dict[str, Any] = {name: table[name] for name in ("id", "item", "split")}
     columns["title"] = table["title"] if "title" in table.column_names else pa.nulls(len(table), pa.string())
-    columns["thumbnail"] = [thumbnail for thumbnail, _ in made]
-    columns["picture"] = [key for _, key in made]
+    columns["thumbnail"] = [one.thumbnail for one in made]
+    columns["picture"] = [one.picture for one in made]
     columns["facts"] = facts(table)
     columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), vectors.shape[1])
     for place, name in enumerate(kinds):
-        columns[f"group_{place}"] = _column(table["attributes"], name).cast(wanted.field(f"group_{place}").type)
+        told = pa.array([one.colour for one in made], pa.string()) if name == MEASURED else None
+        column = _column(table["attributes"], name) if told is None else told
+        columns[f"group_{place}"] = column.cast(wanted.field(f"group_{place}").type)
     return pa.table({name: columns[name] for name in wanted.names}, schema=wanted)
 
 
-def made_of(cell: Mapping[str, Any]) -> tuple[bytes, str]:
-    """A picture's thumbnail, and the key of its bytes."""
-    return thumbnail(cell), picture_key(cell)
+def made_of(cell: Mapping[str, Any], measure_colour: bool = False) -> Made:
+    """Of a picture's cell.
+
+    Raises:
+        UnreadableImageError: no picture.
+    """
+    small = _small(cell)
+    return Made(_jpeg(small), picture_key(cell), measured_colour(small) if measure_colour else None)
 
 
 def thumbnail(cell: Mapping[str, Any]) -> bytes:
     """The picture as JPEG, `THUMBNAIL_PX` at its longer side; smaller ones keep their size."""
+    return _jpeg(_small(cell))
+
+
+def _small(cell: Mapping[str, Any]) -> Image:
     picture = decode(cell, THUMBNAIL_PX)
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    return picture
+
+
+def _jpeg(picture: Image) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=88)
     return stream.getvalue()

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from fclip.images import UnreadableImageError
 from fclip.index import Index, open_index
-from fclip.index_rows import Kinds, check_kinds, facts, picture_key, rows_of
+from fclip.index_rows import MEASURED, Kinds, Made, check_kinds, facts, picture_key, rows_of
 from fclip.indexing import (
     WRITTEN_AT_ONCE,
     Job,
@@ -147,7 +147,9 @@ def _compared(
 
 
 def _said_anew(pictures: Dataset, rows: Store, kinds: Kinds) -> pa.Table:
-    """Rows of pictures whose vectors, thumbnails and keys are those that are there."""
-    old = rows.get(pictures["id"][:], ["vector", "thumbnail", "picture"])
+    """Rows of pictures of which all but what the catalogue says is there."""
+    colour = [f"group_{place}" for place, name in enumerate(kinds) if name == MEASURED]
+    old = rows.get(pictures["id"][:], ["vector", "thumbnail", "picture", *colour])
     vectors = np.array([row["vector"] for row in old], np.float32)
-    return rows_of(pictures, vectors, [(row["thumbnail"], row["picture"]) for row in old], kinds)
+    made = [Made(row["thumbnail"], row["picture"], *(row[column] for column in colour)) for row in old]
+    return rows_of(pictures, vectors, made, kinds)

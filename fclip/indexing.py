@@ -17,6 +17,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ import pyarrow.compute as pc
 from fclip.errors import UserError
 from fclip.files import expand, is_full
 from fclip.index import ABOUT, FORMAT, Index, open_index, read_about, store_uri
-from fclip.index_rows import Kinds, group_kinds, made_of, rows_of, schema
+from fclip.index_rows import MEASURED, Kinds, index_kinds, made_of, rows_of, schema
 from fclip.places import Place
 from fclip.processes import gathered, is_main, share, wait
 from fclip.store import Store, create_store, open_store
@@ -67,6 +68,7 @@ def build_index(
     workers: int = 0,
     resume: bool = False,
     store: str | None = None,
+    measure_colour: bool = False,
 ) -> Index:
     """Embeds a catalogue, batch by batch, into a new index; unreadable pictures are left out and listed in index.json.
 
@@ -81,6 +83,7 @@ def build_index(
         workers: processes that decode; 0: this one.
         resume: continue the unfinished build in the folder, if there is one.
         store: http://HOST:PORT/COLLECTION of a Qdrant server for the vectors; None: they lie in the folder.
+        measure_colour: adds a group of the colours that the pictures show (`fclip.queries.colours`).
 
     Raises:
         UserError: the folder is in use, no picture can be read, or the unfinished build is of another model.
@@ -90,7 +93,7 @@ def build_index(
     before = read_about(job.place)
     unfinished = _unfinished(job.place)
     _check_free(job.place, before, unfinished, overwrite, resume)
-    kinds = group_kinds(catalogue)
+    kinds = index_kinds(catalogue, measure_colour)
     state = _state(job, kinds, before, store)
     if resume and unfinished is not None:
         state = _checked(unfinished, state)
@@ -200,7 +203,8 @@ def embedded(job: Job, mine: Sequence[list[int]], kinds: Kinds, skipped: Skipped
     from fclip.embedding import embed_batches
 
     batches = embed_batches(
-        job.model, job.catalogue, job.batch_size, job.progress and is_main(), job.workers, mine, made_of
+        *(job.model, job.catalogue, job.batch_size, job.progress and is_main(), job.workers, mine),
+        partial(made_of, measure_colour=MEASURED in kinds),
     )
     for rows, part in zip(mine, batches, strict=True):
         skipped += [(rows[0], identity, reason) for identity, reason in part.skipped]

@@ -30,6 +30,7 @@ def test_exact_engines_find_everything_and_the_truth_is_that_of_sorting(drawn) -
     for figure in figures:
         assert {name: found["recall"] for name, found in figure["filters"].items()} == dict.fromkeys(FILTERS, 1.0)
         assert figure["disk_mb"] > 400 * 16 * 4 / 1e6
+        assert all(found["against"] > 0 for found in figure["filters"].values())
     vectors, queries = np.load(drawn / "vectors.npy"), np.load(drawn / "queries.npy")
     fits = np.flatnonzero(np.load(drawn / "values.npy")[:, 0] == 0)
     truth = np.load(drawn / "truth.npz")

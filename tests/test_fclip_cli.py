@@ -153,7 +153,7 @@ def test_index_is_brought_up_to_date(shop, capsys) -> None:
     capsys.readouterr()
     assert run(*words, "--update") == 0
     assert f"{24 - before} added, 0 changed, 0 removed; 24 pictures in some\n" in capsys.readouterr().err
-    assert "leave out --overwrite, --resume and --store" in refused(capsys, *words, "--update", "--resume")
+    assert "--resume, --store and --measure-colour" in refused(capsys, *words, "--update", "--resume")
     assert "nothing is left to resume" in refused(capsys, *words, "--resume")
 
 

@@ -79,7 +79,7 @@ def counted(function, sizes: list[int]):
 
 def contents(index) -> dict[str, tuple]:
     """All that an index says of each picture; a picture that is there twice is an error."""
-    rows = [row for part in index.store.scan(index.store._table.schema.names) for row in part.to_pylist()]
+    rows = [row for part in index.store.scan(index.store._schema.names) for row in part.to_pylist()]
     found = {row["id"]: tuple(row.pop("vector")) + tuple(map(str, row.values())) for row in rows}
     assert len(found) == len(rows) == len(index)
     return found

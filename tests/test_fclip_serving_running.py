@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -119,4 +120,25 @@ def test_processes_serve_until_they_are_told_to_end(shop, workers) -> None:
         process.kill()
     lines = [json.loads(line) for line in out.splitlines()]
     assert sum(line.get("route") == "/search" for line in lines) == 8
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.slow
+def test_every_process_follows_the_index(shop, tmp_path, catalogue) -> None:
+    shutil.copytree(shop / "index", tmp_path / "index")
+    process, url = start(tmp_path, "--workers", "2")
+    try:
+        wait_for(process, url)
+        assert httpx.get(f"{url}/facets").json()["pictures"] == len(catalogue)
+        model = load_checkpoint(shop / "model")
+        build_index(tmp_path / "index", model, catalogue.select(range(7)), str(shop / "model"), overwrite=True)
+        end, same = time.monotonic() + 60, 0
+        while same < 20 and time.monotonic() < end:  # new connections, which either process may answer
+            same = same + 1 if httpx.get(f"{url}/facets").json()["pictures"] == 7 else 0
+        assert same == 20
+        assert httpx.get(f"{url}/readyz").json() == {"status": "ok"}
+    finally:
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    assert sum("index switched" in line for line in out.splitlines()) == 2
     assert "Traceback" not in out + err

@@ -247,6 +247,24 @@ def test_a_large_store_reports_the_recall_it_has(tmp_path, monkeypatch, module) 
     assert store.count() == 620
 
 
+def test_where_the_nearest_lists_hold_too_little_all_lists_are_looked_through(tmp_path, monkeypatch) -> None:
+    """Few fit, or more are wanted than the lists hold: an answer is as long as it can be, whatever the settings."""
+    monkeypatch.setattr(fclip.store.lance, "EXACT_UP_TO", 300)
+    monkeypatch.setattr(fclip.store.lance, "FITTING", 1)
+    monkeypatch.setattr(fclip.store.lance, "CODES", 10**9)
+    store = create_store(str(tmp_path / "lists"), SCHEMA)
+    rows = rows_of(range(600))
+    store.add(table(rows))
+    store.optimise(lambda: {}, fresh=True)
+    for tuned in ({"probes": 1, "candidates": 10, "lists": 24}, {"probes": 1, "candidates": 10}):
+        opened = open_store(store.uri, tuned)
+        assert len(opened.search(query(), 500)) == 500
+        few = [OneOf("group_0", ("été",)), Between("group_2", 0.5, None)]
+        fitting = [row for row in rows if all(fits(row, condition) for condition in few)]
+        assert 0 < len(fitting) < 100
+        assert {hit.id for hit in opened.search(query(), 100, few)} == {row["id"] for row in fitting}
+
+
 def nearest_by_cosine(rows, vector, limit):
     normed = [row | {"vector": np.array(row["vector"]) / np.linalg.norm(row["vector"])} for row in rows]
     return nearest(normed, vector, limit)

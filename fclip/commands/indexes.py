@@ -38,6 +38,9 @@ def index(
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures; 0: no further one.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue what was killed; if nothing was, begin.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Embed what is new, remove what is gone.")] = False,
+    measure_colour: Annotated[
+        bool, typer.Option("--measure-colour", help="Add the colours that the pictures show, as one more group.")
+    ] = False,
     store: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Vectors in Qdrant: http://HOST:6333/NAME; its key in QDRANT_API_KEY."),
@@ -47,19 +50,25 @@ def index(
 
     \b
     fclip index --checkpoint runs/demo/best --catalogue garments --out garments-index
+    fclip index --checkpoint runs/demo/best --catalogue garments --out garments-index --measure-colour
     fclip index --checkpoint runs/demo/best --catalogue garments --out garments-index --update
     torchrun --nproc_per_node 4 -m fclip.cli index --checkpoint runs/demo/best --catalogue garments --out s3://shop/index
 
     Pictures that cannot be read are left out and listed in the index's index.json. An index that is replaced stays in
-    use until the new one is complete. A large one is searched approximately; its recall is measured and printed.
+    use until the new one is complete. With --measure-colour products can be filtered by "colour (measured)", whatever
+    the catalogue says; an update measures what is new. A large index is searched approximately; its recall is measured
+    and printed.
     """
     from fclip.index import open_index
     from fclip.indexing import check_target
     from fclip.machine import tune_cpu
     from fclip.processes import joined
 
-    if update and (overwrite or resume or store):
-        raise UserError("--update works on the index that is there; leave out --overwrite, --resume and --store")
+    if update and (overwrite or resume or store or measure_colour):
+        raise UserError(
+            "--update works on the index that is there, with the groups that it has; "
+            "leave out --overwrite, --resume, --store and --measure-colour"
+        )
     if update:
         open_index(out)
     else:
@@ -67,7 +76,8 @@ def index(
     tune_cpu()
     with joined():
         pictures = _pictures(catalogue, catalogue_format, columns, split)
-        built, said = _built(pictures, checkpoint, out, overwrite, batch_size, workers, resume, update, store)
+        ways = (overwrite, batch_size, workers, resume, update, store, measure_colour)
+        built, said = _built(pictures, checkpoint, out, *ways)
         _tell(built, said, out)
 
 
@@ -88,6 +98,7 @@ def _built(
     resume: bool,
     update: bool,
     store: str | None,
+    measure_colour: bool,
 ) -> tuple[Index, str]:
     """The index, and what an update changed."""
     from fclip.catalogue.schema import groups_of
@@ -99,8 +110,8 @@ def _built(
     progress = progress_shown()
     model = on_device(open_model(checkpoint, groups_of(pictures)))
     if not update:
-        origin = str(checkpoint)
-        return build_index(out, model, pictures, origin, overwrite, progress, batch_size, workers, resume, store), ""
+        how = (overwrite, progress, batch_size, workers, resume, store, measure_colour)
+        return build_index(out, model, pictures, str(checkpoint), *how), ""
     built, changes = update_index(out, model, pictures, progress, batch_size, workers)
     return built, f"{changes.added} added, {changes.changed} changed, {changes.removed} removed; "
 

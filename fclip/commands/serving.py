@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,7 +38,7 @@ def serve(
     from fclip.serving.running import run
     from fclip.serving.settings import from_environment
 
-    place = str(Path(index).resolve()) if Path(index).exists() else index
+    place = os.path.abspath(index) if os.path.exists(index) else index
     asked = {"index": place, "checkpoint": checkpoint, "int8": int8 or None}
     run(from_environment(os.environ, **asked), host, port, workers)
 

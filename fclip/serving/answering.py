@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,7 +29,7 @@ from fclip.serving.uploads import open_upload
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from fclip.index import Answer
+    from fclip.index import Answer, Index
     from fclip.recommend import Recommender
 
 R = TypeVar("R")
@@ -55,6 +56,14 @@ class Answering:
         self._texts: Batcher[str] = self._batcher("texts", encoder.embed_texts)
         self._pictures: Batcher[Any] = self._batcher("pictures", encoder.embed_pictures)
         self._facets: OrderedDict[str, tuple[float, dict[str, Any] | None]] = OrderedDict()  # filters → when, counts
+
+    def asking(self, index: Index) -> Answering:
+        """The same threads and batches with another index of the same model; questions under way stay with this one."""
+        from fclip.recommend import Recommender
+
+        other = copy(self)
+        other.recommender, other._facets = Recommender(index, self.recommender.encoder), OrderedDict()
+        return other
 
     def _batcher(self, kind: str, encode: Callable[[list[Any]], np.ndarray]) -> Batcher[Any]:
         chosen = self._settings

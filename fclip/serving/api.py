@@ -18,7 +18,19 @@ from starlette.responses import PlainTextResponse
 
 from fclip.serving.answering import Answering
 from fclip.serving.requests import read_question, while_connected
-from fclip.serving.schemas import Answers, Facets, Feedback, Filters, Found, Health, Item, Problem, Question, Relaxation
+from fclip.serving.schemas import (
+    Answers,
+    Facets,
+    Feedback,
+    Filters,
+    Found,
+    Health,
+    Item,
+    Problem,
+    Question,
+    Ready,
+    Relaxation,
+)
 
 if TYPE_CHECKING:
     from fclip.index import Answer
@@ -121,12 +133,12 @@ async def healthz() -> Any:
     return {"status": "ok"}
 
 
-@router.get("/readyz", response_model=Health)
+@router.get("/readyz", response_model=Ready, response_model_exclude_none=True)
 async def readyz(request: Request) -> Any:
     """The index answers, so that questions may come."""
     answering: Answering = request.app.state.answering
     await answering.search(answering.recommender.index.count)
-    return {"status": "ok"}
+    return {"status": "ok", "refused": request.app.state.follower.refused}
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

@@ -19,6 +19,7 @@ import fclip
 from fclip.errors import UserError
 from fclip.serving import api, page, settings
 from fclip.serving.answering import Answering
+from fclip.serving.following import Follower, located
 from fclip.serving.limits import ApiKey, BodyLimit, RateLimit, SecurityHeaders, refusal
 from fclip.serving.logs import RequestLog
 from fclip.serving.metrics import Metrics
@@ -43,7 +44,9 @@ def create_app(recommender: Recommender, chosen: Settings | None = None) -> Fast
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.answering = Answering(recommender, chosen, metrics)
-        yield
+        app.state.follower = Follower(chosen.index, chosen.follow_seconds, recommender, metrics)
+        async with app.state.follower.following(app):
+            yield
         await app.state.answering.close()
 
     # No /docs: it loads scripts of another origin. Any viewer opens /openapi.json.
@@ -85,7 +88,7 @@ def open_recommender(chosen: Settings) -> Recommender:
     if not chosen.index:
         raise UserError("expected an index to serve, got none; set FCLIP_INDEX or use: fclip serve INDEX")
     tune_cpu()
-    opened = Recommender.open(chosen.index, chosen.checkpoint or None)
+    opened = Recommender.open(located(chosen.index), chosen.checkpoint or None)
     if isinstance(opened.encoder, ModelEncoder):
         model = on_device(opened.encoder.model)
         return Recommender(opened.index, choose_encoder(model, chosen, opened.index))

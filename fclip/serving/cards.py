@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fclip.queries.colours import GROUP as MEASURED
 from fclip.serving.api import thumbnail_address
 from fclip.serving.asked import Asked
 from fclip.serving.panel import label, ordered
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from fclip.queries.explanation import Explanation
 
 FACTS = 3  # under the name; the others where somebody asks why
+TALL = 1.15  # times as high as wide: frames are 3 wide and 4 high
 USUAL_SIZE = (192, 256)  # where a thumbnail does not tell
 
 
@@ -81,14 +83,21 @@ def name_of(answer: Answer) -> str:
 
 
 def facts_of(answer: Answer) -> str:
-    """The first values, as "Women · Red · Dresses"; numbers say what they are."""
-    values = [_fact(group, answer.attributes[group]) for group in ordered(list(answer.attributes))]
+    """The first values, as "Women · Red · Dresses"; numbers say what they are. One colour is enough."""
+    stated = [group for group in answer.attributes if group != MEASURED]
+    groups = stated if any("colo" in group.casefold() for group in stated) else list(answer.attributes)
+    values = [_fact(group, answer.attributes[group]) for group in ordered(groups)]
     return " · ".join(values[:FACTS])
 
 
 def _fact(group: str, value: object) -> str:
     text = _text(value)
     return f"{label(group)} {text}" if text.replace(".", "", 1).isdigit() else text
+
+
+def are_square(cards: Sequence[Card]) -> bool:
+    """Whether most of the pictures would leave much of a tall frame empty."""
+    return sum(card.size[1] < TALL * card.size[0] for card in cards) > len(cards) / 2
 
 
 def _details(answer: Answer) -> dict[str, str]:

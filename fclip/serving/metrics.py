@@ -24,6 +24,10 @@ class Metrics:
         at = self._registry
         self.requests = Counter("fclip_requests", "Answered.", ["route", "method", "status"], registry=at)
         self.in_flight = Gauge("fclip_requests_in_flight", "Under way.", registry=at, multiprocess_mode="livesum")
+        self.index_switches = Counter("fclip_index_switches", "New indexes that took over.", registry=at)
+        self.index_refused = Gauge(
+            "fclip_index_refused", "1: the index that lies there is not used.", registry=at, multiprocess_mode="livemax"
+        )
         self.batch_items = Histogram(
             "fclip_batch_items", "Texts or pictures encoded together.", ["kind"], registry=at, buckets=BATCHES
         )

@@ -23,7 +23,7 @@ from fclip.serving.answering import Answering
 from fclip.serving.api import KEEP_S
 from fclip.serving.asked import MOST_SHOWN, SHOWN, Asked
 from fclip.serving.assets import assets, render
-from fclip.serving.cards import card_of, name_of
+from fclip.serving.cards import are_square, card_of, name_of
 from fclip.serving.page_errors import sentence
 from fclip.serving.panel import Facet, facets_of, label
 from fclip.serving.photographs import FILES, Photographs, copies, decoded, read_form
@@ -111,7 +111,7 @@ async def _page(request: Request, asked: Asked, photographs: Photographs) -> Res
     answering: Answering = request.app.state.answering
     problems, status = list(photographs.problems), 422 if photographs.problems else 200
     headers: dict[str, str] = {}
-    shown: dict[str, Any] = {"asked": asked, "tokens": [], "cards": [], "notes": [], "relax": []}
+    shown: dict[str, Any] = {"asked": asked, "tokens": [], "cards": [], "square": False, "notes": [], "relax": []}
     panel, found = await asyncio.gather(
         _panel(answering, asked), _found(answering, asked, photographs), return_exceptions=True
     )
@@ -194,10 +194,12 @@ async def _found(answering: Answering, asked: Asked, photographs: Photographs) -
         notes += [ONLY_AVOID] if question.avoid else []
     names = {identity: name_of(answer) for identity, answer in known.items()}
     relax = await answering.relaxations(where) if where and not answers else {}
+    cards = [card_of(answer, here, names) for answer in answers]
     return {
         "asked": here,
         "tokens": [card_of(known[identity], here, names) for identity in [*here.items, *here.verdicts]],
-        "cards": [card_of(answer, here, names) for answer in answers],
+        "cards": cards,
+        "square": are_square(cards),
         "notes": notes,
         "relax": [(group, label(group), count) for group, count in relax.items()],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -29,7 +30,7 @@ def explained(error: Exception, index: Any) -> tuple[int, str, dict[str, str]]:
         index: that was asked; where it lies is left out of the line.
     """
     if isinstance(error, UserError):  # before ValueErrors of others, which it also is
-        return 422, _without_places(index, str(error)), {}
+        return 422, without_places(places_of(index), str(error)), {}
     if isinstance(error, ValidationError | RequestValidationError):
         return 422, _first_problem(error.errors()), {}
     if isinstance(error, HTTPException):
@@ -50,8 +51,13 @@ def _first_problem(problems: Any) -> str:
     return f"{place + ': ' if place else ''}{text}{f'; and {more} more' if more else ''}".replace("\n", " ")
 
 
-def _without_places(index: Any, message: str) -> str:
+def places_of(index: Any) -> set[str]:
+    """Where an index lies."""
+    return {str(getattr(index, name, "") or "") for name in ("folder", "uri")} - {""}
+
+
+def without_places(places: Iterable[str], message: str) -> str:
     """A message without the folder of the index, which is nobody's business outside."""
-    for place in {str(getattr(index, name, "") or "") for name in ("folder", "uri")} - {""}:
+    for place in sorted(places, key=len, reverse=True):
         message = message.replace(f"the index {place}", "this index").replace(place, "the index")
     return message.replace("\n", " ")

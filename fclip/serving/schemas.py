@@ -157,3 +157,9 @@ class Problem(BaseModel):
 
 class Health(BaseModel):
     status: str = Field(examples=["ok"])
+
+
+class Ready(Health):
+    refused: str | None = Field(
+        None, description="Why a new index that lies there does not answer in the old one's place."
+    )

@@ -38,6 +38,7 @@ class Settings:
     batch_wait_ms: float = 2.0  # how long a batch waits for more when others are about to ask
     max_waiting: int = 512  # texts or pictures; beyond them 503
     upload_seconds: float = 60.0  # for a request's body to arrive
+    follow_seconds: float = 1.0  # how often to look for an index that was switched or rebuilt; 0: never
     shutdown_seconds: int = 30  # for requests under way when the server is told to end
 
     def __post_init__(self) -> None:

@@ -3,16 +3,19 @@
     store = LanceStore.create("garments-index/pictures-1", schema)      # or s3://bucket/garments-index/pictures-1
 
 Many processes read while others write: every write is a new version, and a reader looks for one every few seconds.
-Up to `EXACT_UP_TO` rows every vector is compared; above, IVF_RQ (inverted lists of 1-bit codes, RaBitQ,
+Up to `EXACT_UP_TO` rows every vector is compared; above, IVF_RQ (inverted lists of 4-bit codes, RaBitQ,
 https://arxiv.org/abs/2405.12497) chooses candidates that are compared exactly. How many lists are looked through is
 measured when the index is built.
+
+LanceDB's asynchronous interface is used, in its own thread: a search of its synchronous one waits six times for that
+thread, which takes as long as searching does.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,8 +37,12 @@ KEPT_FOR = timedelta(hours=1)  # versions, for those who still read them
 NOW = timedelta(milliseconds=1)
 PAUSES_SECONDS = (0.1, 0.4, 1.6)  # before the tries after the first
 GET_AT_ONCE = 1000  # ids
-EFFORTS = (*((p, c) for c in (40, 80, 160, 320) for p in (8, 16, 32, 64)), (128, 320), (256, 640), (512, 640))
+EFFORTS = (*((p, c) for c in (20, 40, 80, 160, 320) for p in (8, 16, 32, 64, 128)), (256, 640), (512, 640))
 """Lists to look through, and candidates that are compared exactly, which cost more; the first that suffice are kept."""
+FITTING = 3500  # rows that fit, in the lists that are looked through: what fits may lie far from the question
+CODES = 190  # that are compared in the lists in the time that one row takes which is read and compared exactly
+MOST_COUNTED = 1000  # filters whose rows are counted and remembered
+BITS = 4  # of each number of a vector: with one, eight times as many candidates must be compared
 LEAST_REFINED = 2  # candidates for each answer, when many answers are wanted
 ENOUGH = 0.985  # recall to reach, where it can be
 MOST_OUTSIDE = 5_000  # rows that are in no list yet and are compared one by one
@@ -48,18 +55,28 @@ class LanceStore:
 
     def __init__(self, uri: str, table: Any, settings: Mapping[str, Any]) -> None:
         self.uri, self._table, self._settings = uri, table, dict(settings)
+        self._schema: pa.Schema = None if table is None else _wait(table.schema())
+        self._counts: dict[str | None, int] = {}
 
     @classmethod
     def create(cls, uri: str, schema: pa.Schema) -> LanceStore:
         cls(uri, None, {}).drop()
-        return cls(uri, _retried(uri, lambda: _connect(uri).create_table(TABLE, schema=schema)), {})
+
+        async def created() -> Any:
+            return await (await _connect(uri)).create_table(TABLE, schema=schema)
+
+        return cls(uri, _retried(uri, lambda: _wait(created())), {})
 
     @classmethod
     def open(cls, uri: str, settings: Mapping[str, Any]) -> LanceStore:
         if "://" not in uri and not Path(uri).is_dir():
             raise UserError(f"no vectors in {uri}")
+
+        async def opened() -> Any:
+            return await (await _connect(uri)).open_table(TABLE)
+
         try:
-            return cls(uri, _retried(uri, lambda: _connect(uri).open_table(TABLE)), settings)
+            return cls(uri, _retried(uri, lambda: _wait(opened())), settings)
         except (ValueError, KeyError) as error:  # what LanceDB raises when there is no such table
             raise UserError(f"no vectors in {uri}: {_line(error)}") from None
         except StoreUnavailableError as error:
@@ -69,7 +86,7 @@ class LanceStore:
 
     def add(self, rows: pa.Table) -> None:
         # No second try: one that seems to have failed may have been committed, and would be doubled.
-        self._table.add(rows)
+        _wait(self._table.add(rows))
 
     def upsert(self, rows: pa.Table) -> None:
         merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
@@ -91,37 +108,61 @@ class LanceStore:
         exact: bool = False,
     ) -> list[Hit]:
         names = list(dict.fromkeys(["id", "item", *columns, *["vector"] * vectors]))
-        query = self._table.search(vector.astype(np.float32)).distance_type("cosine").limit(limit)
+        query = self._table.query().nearest_to(vector.astype(np.float32)).distance_type("cosine").limit(limit)
         query = query.select([*names, "_distance"])
-        if where:
-            query = query.where(self._sql(where))
-        if exact:
-            query = query.bypass_vector_index()
-        elif "probes" in self._settings:
-            query = query.minimum_nprobes(self._settings["probes"]).maximum_nprobes(ALL_LISTS)
-            query = query.refine_factor(max(LEAST_REFINED, -(-self._settings["candidates"] // limit)))
-        return _hits(self._do(query.to_arrow), columns, vectors)
+        sql = self._sql(where) if where else None
+        query = query.where(sql) if sql else query
+        if self._settings and not exact:
+            return _hits(self._near(query, limit, sql), columns, vectors)
+        return _hits(self._do(query.bypass_vector_index().to_arrow), columns, vectors)
+
+    def _near(self, query: Any, limit: int, sql: str | None) -> pa.Table:
+        """What the nearest lists hold; all lists, where those hold too little."""
+        probes, lists = self._settings["probes"], self._settings.get("lists", 0)
+        if sql and lists:
+            fitting = self._counted(sql)
+            probes = max(probes, -(-FITTING * lists // max(1, fitting)))
+            if fitting * CODES * lists <= self._counted(None) * min(probes, lists):
+                return self._do(query.bypass_vector_index().to_arrow)
+        query = query.refine_factor(max(LEAST_REFINED, -(-self._settings["candidates"] // limit)))
+        query = query.maximum_nprobes(ALL_LISTS).minimum_nprobes(probes)
+        if probes < lists:  # not in an index from before "lists": its recall was measured with all of them
+            found = self._do(query.maximum_nprobes(probes).to_arrow)
+            if len(found) == limit:
+                return found
+        return self._do(query.maximum_nprobes(ALL_LISTS).to_arrow)
+
+    def _counted(self, sql: str | None) -> int:
+        """Rows that fit, as they were when it was asked first: it only tells how hard to search."""
+        known = self._counts.get(sql)
+        if known is None:
+            known = self._do(lambda: self._table.count_rows(sql))
+            if len(self._counts) >= MOST_COUNTED:
+                self._counts.clear()
+            self._counts[sql] = known
+        return known
 
     def get(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        names = self._table.schema.names if columns is None else list(dict.fromkeys(["id", *columns]))
+        names = self._schema.names if columns is None else list(dict.fromkeys(["id", *columns]))
         found: dict[str, dict[str, Any]] = {}
         for part in _parts(ids):
-            query = self._table.search().where(_one_of("id", part)).select(names)
+            query = self._table.query().where(_one_of("id", part)).select(names)
             found |= {row["id"]: row for row in _rows(self._do(query.to_arrow))}
         return [found[name] for name in ids if name in found]
 
     def scan(self, columns: Sequence[str], where: Sequence[Condition] = ()) -> Iterator[pa.Table]:
-        query = self._table.search().select(list(columns))
+        query = self._table.query().select(list(columns))
         if where:
             query = query.where(self._sql(where))
-        for batch in self._do(query.to_batches):
+        batches = self._do(query.to_batches)
+        while (batch := self._do(lambda: _following(batches))) is not None:
             yield pa.Table.from_batches([batch])
 
     def count(self, where: Sequence[Condition] = ()) -> int:
         return self._do(lambda: self._table.count_rows(self._sql(where) if where else None))
 
     def facet(self, column: str, where: Sequence[Condition] = ()) -> dict[Value, int]:
-        query = self._table.search().select([column])
+        query = self._table.query().select([column])
         if where:
             query = query.where(self._sql(where))
         found = self._do(query.to_arrow)[column]
@@ -131,32 +172,36 @@ class LanceStore:
 
     def optimise(self, queries: Queries, fresh: bool = False) -> Tuning:
         rows = self.count()
-        lists = next((index for index in self._table.list_indices() if "vector" in index.columns), None)
+        lists = next((index for index in _wait(self._table.list_indices()) if "vector" in index.columns), None)
         # LanceDB 0.40's optimize() also merges new rows into the lists, and a tenth to a third of the recall is lost:
         # it is only called where the lists are made anew afterwards. Rows in no list are compared exactly.
         outside = rows if lists is None else lists.num_unindexed_rows
         if lists is None or outside > MOST_OUTSIDE:
-            self._table.optimize(cleanup_older_than=NOW if fresh else KEPT_FOR, delete_unverified=fresh)
+            _wait(self._table.optimize(cleanup_older_than=NOW if fresh else KEPT_FOR, delete_unverified=fresh))
             if rows > EXACT_UP_TO:
                 self._index_columns()
                 self._index_vectors(rows)
         if rows <= EXACT_UP_TO and lists is None:
             self._settings = {}
             return Tuning("exact", {}, {})
-        return self._tuned(queries())
+        return self._tuned(queries(), rows)
 
     def drop(self) -> None:
         if "://" not in self.uri:
             shutil.rmtree(self.uri, ignore_errors=True)
         else:
-            _connect(self.uri).drop_all_tables()
+
+            async def dropped() -> None:
+                await (await _connect(self.uri)).drop_all_tables()
+
+            _wait(dropped())
 
     def _index_columns(self) -> None:
         """An index for every column that is filtered on, of the kind that fits its values."""
         from lancedb.index import Bitmap, BTree, LabelList
 
-        there = {column for index in self._table.list_indices() for column in index.columns}
-        for field in self._table.schema:
+        there = {column for index in _wait(self._table.list_indices()) for column in index.columns}
+        for field in self._schema:
             if field.name in there or not (field.name == "id" or field.name.startswith("group_")):
                 continue
             config: Any = BTree()
@@ -164,22 +209,21 @@ class LanceStore:
                 config = LabelList()
             elif field.name != "id" and pa.types.is_string(field.type) and len(self.facet(field.name)) < MOST_IN_BITMAP:
                 config = Bitmap()
-            self._table.create_index(field.name, config=config)
+            _wait(self._table.create_index(field.name, config=config))
 
     def _index_vectors(self, rows: int) -> None:
-        """As many lists as the square root of the rows."""
         from lancedb.index import IvfRq
 
-        lists = max(1, round(rows**0.5))
-        self._table.create_index("vector", config=IvfRq(distance_type="cosine", num_partitions=lists))
+        config = IvfRq(distance_type="cosine", num_partitions=_lists_of(rows), num_bits=BITS)
+        _wait(self._table.create_index("vector", config=config))
 
-    def _tuned(self, queries: Mapping[str, np.ndarray]) -> Tuning:
+    def _tuned(self, queries: Mapping[str, np.ndarray], rows: int) -> Tuning:
         """Tries harder and harder until enough of the true neighbours are found for every kind of query."""
         asked = {kind: vectors for kind, vectors in queries.items() if len(vectors)}
         truth = {kind: true_neighbours(vectors, self.scan(["id", "vector"])) for kind, vectors in asked.items()}
         reached: dict[str, float] = {}
         for probes, candidates in EFFORTS:
-            self._settings = {"probes": probes, "candidates": candidates}
+            self._settings = {"probes": probes, "candidates": candidates, "lists": _lists_of(rows)}
             reached = {kind: recall(self, asked[kind], true) for kind, true in truth.items()}
             if min(reached.values(), default=1.0) >= ENOUGH:
                 break
@@ -192,7 +236,7 @@ class LanceStore:
     def _test(self, condition: Condition) -> str:
         from lancedb.expr import col, lit
 
-        field = self._table.schema.field(condition.column)  # raises KeyError for what is no column
+        field = self._schema.field(condition.column)  # raises KeyError for what is no column
         if isinstance(condition, Between):
             ends = [(">=", condition.low), ("<=", condition.high)]
             return " AND ".join(
@@ -204,14 +248,30 @@ class LanceStore:
             test = col(field.name).isin(list(condition.values)).to_sql()
         return test if isinstance(condition, OneOf) else f"{field.name} IS NULL OR NOT ({test})"
 
-    def _do(self, call: Callable[[], T]) -> T:
-        return _retried(self.uri, call)
+    def _do(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return _retried(self.uri, lambda: _wait(call()))
 
 
-def _connect(uri: str) -> Any:
+def _lists_of(rows: int) -> int:
+    """As many lists as the square root of the rows."""
+    return max(1, round(rows**0.5))
+
+
+async def _connect(uri: str) -> Any:
     import lancedb
 
-    return lancedb.connect(uri, read_consistency_interval=SEEN_WITHIN)
+    return await lancedb.connect_async(uri, read_consistency_interval=SEEN_WITHIN)
+
+
+def _wait(work: Coroutine[Any, Any, T]) -> T:
+    """What LanceDB's thread makes of it."""
+    from lancedb.background_loop import LOOP
+
+    return LOOP.run(work)
+
+
+async def _following(batches: Any) -> pa.RecordBatch | None:
+    return await anext(batches, None)
 
 
 def _retried(uri: str, call: Callable[[], T]) -> T:
