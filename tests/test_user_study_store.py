@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -114,6 +115,19 @@ def test_places_are_balanced_when_many_come_at_once(opened):
     assert claimed.count(None) == 4
     assert len(set(claimed)) == 9
     assert store.places().active == (2, 2, 2, 2)
+
+
+def test_who_writes_waits_for_their_turn_however_long_it_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr("user_study.database.PRAGMAS", ("journal_mode=WAL", "busy_timeout=0"))
+    store = open_store(f"sqlite:///{tmp_path}/study.db", make_study())
+    with ThreadPoolExecutor(3) as others:
+        with store.writing() as session:
+            session.execute(text("UPDATE study SET claims = claims"))
+            waiting = [others.submit(store.claim, new_token()) for _ in range(3)]
+            done, _ = wait(waiting, timeout=0.3)
+            assert not done
+        assert len({one.result() for one in waiting}) == 3
+    store.engine.dispose()
 
 
 def test_consent_that_is_sent_twice_makes_one_participant(opened):

@@ -7,15 +7,18 @@
     store.submit(who, 0)                           # [] or what is missing; again: nothing happens
 
 Every call is one transaction, on the disk when it returns. Places are given out under a lock (the study's row), so that
-two who come at once get different ones. Tokens are kept as SHA-256: who reads the database cannot use the links.
+two who come at once get different ones. SQLite lets one write at a time and makes the others look again and again, of
+which under load one may never have its turn: threads of this process wait in a lock of ours instead. Tokens are kept as
+SHA-256: who reads the database cannot use the links.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -100,6 +103,8 @@ class Store:
     def __init__(self, engine: Engine, study: Study, clock: Clock = utc_now) -> None:
         self.engine, self.study, self.clock = engine, study, clock
         self._reading = engine.execution_options(reads=True)
+        alone = engine.dialect.name == "sqlite"
+        self._turn: AbstractContextManager[Any] = threading.Lock() if alone else nullcontext()
 
     @property
     def design(self) -> Design:
@@ -109,7 +114,7 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A transaction that is on the disk when the block ends, or undone when it fails."""
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with self._turn, Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
