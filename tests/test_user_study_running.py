@@ -49,7 +49,7 @@ def test_simulated_participants_pause_before_every_click(monkeypatch):
     assert (found.completed, found.wrong) == (2, [])
     pauses = [one for one in slept if one != 3.0]  # that is the waiting page's
     assert len(pauses) == 2 * (1 + 3 + 6)  # coming; consent, wish, sending; every answer
-    assert 1 < sum(pauses) / len(pauses) < 10
+    assert 1 < sorted(pauses)[len(pauses) // 2] < 10
 
 
 @pytest.mark.slow

@@ -195,6 +195,19 @@ def test_what_is_told_in_parts_adds_up(opened):
     assert rows == [("A", 1, 5, "nice"), ("B", 2, 5, None), ("C", 3, 5, None), ("D", 4, 5, None)]
 
 
+def test_nobody_tells_anything_of_anothers_pictures(opened):
+    store = opened()
+    who, other = store.claim(new_token()), store.claim(new_token())
+    for one in (who, other):
+        store.ask(one, 0, "a red dress", None, [])
+    answer_all(store)
+    theirs = [picture.id for answer in store.step(other).query.answers for picture in answer.pictures]
+    assert store.save(who, 0, Given(dict.fromkeys(theirs, True), {"A": 1, "Z": 2}, {}, {"A": "hm", "é": "x"}))
+    assert all(p.relevant is None and a.rank is a.comment is None for a in store.step(other).query.answers
+               for p in a.pictures)  # fmt: skip
+    assert [(a.letter, a.rank, a.comment) for a in store.step(who).query.answers if a.rank] == [("A", 1, "hm")]
+
+
 def test_equal_ranks_are_asked_again(opened):
     store = opened()
     who = store.claim(new_token())

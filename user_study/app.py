@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import Depends, FastAPI, Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.datastructures import FormData, UploadFile
@@ -36,6 +37,7 @@ from user_study.worker import Worker
 
 HERE = Path(__file__).parent
 MAX_BODY = 100_000_000  # four photographs of a telephone
+THREADS = 12  # that make pages; more take turns at the same work and the database's connections
 MAX_TEXT, MAX_COMMENT = 1000, 2000  # characters
 PHOTOGRAPH_PX = 1024  # longer side of what is kept
 EXTERNAL = ("PROLIFIC_PID", "participant")  # of the invitation's address
@@ -75,6 +77,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
         worker.start()
         yield
         worker.stop()
@@ -99,8 +102,9 @@ class Pages:
         self.study, self.store, self.worker, self.values = study, store, worker, values
         loader = FileSystemLoader(HERE / "pages")
         self._environment = Environment(
-            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
+            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+            auto_reload=False,
+        )  # fmt: skip
         self._information = _markdown(study.information)
 
     def add_to(self, app: FastAPI) -> None:

@@ -37,6 +37,7 @@ from user_study.systems import Progress, as_shown
 BEST = 2.75  # worth of the first system when none are given, as in `power`
 PATIENCE_S = 300.0  # for the systems to answer
 COLOUR_STEP = 40  # of the red channel, between two systems
+ARRIVALS = 10  # pauses within which all have come; four systems with four pictures each need 28 clicks
 LOOK_AGAIN_S = 3.0  # a page that waits reloads itself so often; without a pause oftener
 
 
@@ -213,6 +214,11 @@ class Visitor:
         self._text = self._send("POST", page.action, data=page.hidden | data, files=files).text
         return Page(self._text)
 
+    def come(self) -> None:
+        """Not all in the same moment, yet all long before the first has finished."""
+        if self.think_s:
+            time.sleep(self.pauses.uniform(0, ARRIVALS * self.think_s))
+
     def pause(self) -> None:
         """As long as a person needs until the next click."""
         if self.think_s:
@@ -245,7 +251,7 @@ def visit(
 
     def go(one: Visitor) -> None:
         try:
-            one.pause()  # not all come in the same moment
+            one.come()
             sent = one.take_part()
             with lock:
                 told[sent.text] = sent

@@ -31,6 +31,7 @@ from user_study.systems import Answering, open_systems
 
 TOKEN = "STUDY_MONITOR_TOKEN"
 READY_S = 60
+KEEP_ALIVE_S = 75  # longer than a proxy keeps its connections (nginx: 60): it would send into one that we just closed
 
 
 def open_study(file: str | Path, database: str | None) -> tuple[Study, Store]:
@@ -60,7 +61,7 @@ def serve(file: str | Path, database: str | None, host: str, port: int, rate_per
     print(f"serving {study.name} at http://{host}:{port}; {told}; SIGTERM or Ctrl-C ends it", file=sys.stderr)
     try:
         uvicorn.run(app, host=host, port=port, log_config=LOG_CONFIG, access_log=False, server_header=False,
-                    timeout_graceful_shutdown=20)  # fmt: skip
+                    timeout_graceful_shutdown=20, timeout_keep_alive=KEEP_ALIVE_S)  # fmt: skip
     finally:
         store.engine.dispose()
 
@@ -69,7 +70,11 @@ def serve(file: str | Path, database: str | None, host: str, port: int, rate_per
 def served(study: Study, store: Store, systems: Mapping[str, Answering]) -> Iterator[str]:
     """A server in this process, on a port of its own; yields its address."""
     app = create_app(study, store, systems, rate_per_minute=0)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, log_config=None, access_log=False, timeout_graceful_shutdown=10, timeout_keep_alive=KEEP_ALIVE_S
+        )
+    )
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
