@@ -369,7 +369,7 @@ def test_a_form_of_another_visit_an_expired_link_and_the_end_are_told_on_pages(s
     store.lock()
     dead_end(wish(client, page), 410, "The study has ended")
     clock.pass_(days=2)
-    assert "Ask who invited you" in dead_end(client.get("/study"), 410, "This link does not work")
+    assert "Write to those who invited you" in dead_end(client.get("/study"), 410, "This link does not work")
     assert dead_end(client.get("/link/short"), 410, "This link does not work").count('href="/"') == 1
 
 

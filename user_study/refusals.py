@@ -39,7 +39,7 @@ NO_PAGE = Words(
 )
 EXPIRED = Words(
     "This link does not work",
-    ("It has expired, or was not copied whole.", f"{LOST} Ask who invited you; the first page says who that is."),
+    ("It has expired, or was not copied whole.", f"{LOST} Write to those who invited you, whom the first page names."),
     "To the first page",
 )
 ENDED = Words("The study has ended", ("No more answers are taken. Thank you.",), "")
