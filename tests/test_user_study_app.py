@@ -246,7 +246,7 @@ def test_a_photograph_is_stripped_and_what_is_none_is_refused_in_words(start):
     Image.open(io.BytesIO(PHOTO)).save(stream, "JPEG", exif=exif, comment=b"SECRET WORDS")
     refused = wish(client, page, [b"GIF89a nothing"])
     assert refused.status_code == 422
-    assert "expected a JPEG, PNG or WEBP picture, got a GIF" in refused.text
+    assert "Photograph 1, 0.jpg: expected a JPEG, PNG or WEBP picture, got a GIF" in refused.text
     assert "at most" not in wish(client, page, [PHOTO] * 3).text
     assert wish(client, page, [PHOTO] * 3).status_code == 422
     assert wish(client, page, text=" ").status_code == 422

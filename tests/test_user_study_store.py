@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -7,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from PIL import Image
+from serving import jpeg
 from sqlalchemy import text
 from study_stores import JPEG, Clock, make_study, postgres, postgres_programs
 
@@ -15,7 +18,7 @@ from user_study.config import Calibration
 from user_study.database import connect
 from user_study.jobs import Recommendation, copy_shared, fail, finish, give_up, next_job
 from user_study.models import Base
-from user_study.store import AlreadyBeganError, ClosedError, Given, new_token, open_store
+from user_study.store import AlreadyBeganError, ClosedError, Given, new_token, open_store, shared_photographs
 
 
 @pytest.fixture(scope="session")
@@ -275,6 +278,30 @@ def test_all_judge_the_same_pictures_of_a_shared_query(opened):
         query = store.step(who).query
         [answer] = [answer for answer in query.answers if answer.system == "system-0"]
         assert [store.picture(who, picture.id) for picture in answer.pictures] == [JPEG + b"first"]
+
+
+def test_the_photographs_of_a_shared_query_are_shown_and_given_to_every_system(opened, tmp_path):
+    (tmp_path / "coat.png").write_bytes(jpeg("green", (60, 90), "PNG"))
+    store = opened(make_study(calibration=(Calibration("a warm coat", (str(tmp_path / "coat.png"),)),)))
+    who = store.claim(new_token())
+    job = next_job(store, "system-0")
+    assert (job.wish.calibration, len(job.wish.photographs)) == (0, 1)
+    assert Image.open(io.BytesIO(job.wish.photographs[0])).size == (60, 90)
+    store.ask(who, 0, "x", None, [])
+    answer_all(store)
+    store.save(who, 0, everything(store.step(who).query))
+    store.submit(who, 0)
+    [shown] = store.step(who).query.photographs
+    assert store.picture(who, shown.id) == job.wish.photographs[0]
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"GIF89a", "got a GIF"), (None, "cannot read the picture")])
+def test_a_picture_of_a_shared_query_that_is_none_is_told_in_one_line(tmp_path, content, said):
+    file = tmp_path / "coat.gif"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=f"calibration: .*{said}"):
+        shared_photographs(make_study(calibration=(Calibration("a warm coat", (str(file),)),)))
 
 
 def test_a_repeated_query_shows_the_same_pictures_in_another_order(opened):

@@ -34,7 +34,7 @@ from user_study.config import Study
 from user_study.monitor import add_monitor
 from user_study.refusals import ENDED, EXPIRED, NO_PAGE, OUT_OF_DATE, RefusalPages, Words
 from user_study.sessions import ForgedError, check_form, form_word, remember, token_of
-from user_study.store import AlreadyBeganError, ClosedError, Given, Step, Store, new_token
+from user_study.store import PHOTOGRAPH_PX, AlreadyBeganError, ClosedError, Given, Step, Store, new_token
 from user_study.systems import Answering, filter_values
 from user_study.worker import Worker
 
@@ -42,7 +42,6 @@ HERE = File(__file__).parent
 MAX_BODY = 100_000_000  # four photographs of a telephone
 THREADS = 12  # that make pages; more take turns at the same work and the database's connections
 MAX_TEXT, MAX_COMMENT = 1000, 2000  # characters
-PHOTOGRAPH_PX = 1024  # longer side of what is kept
 EXTERNAL = ("PROLIFIC_PID", "participant")  # of the invitation's address
 NO_STORE = {"Cache-Control": "no-store"}
 ADDRESS = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of a picture; a letter too
@@ -251,7 +250,7 @@ class Pages:
             try:
                 picture = open_upload(file.file.read(), size_px=PHOTOGRAPH_PX)
             except RefusedUploadError as error:
-                problems.append(f"Photograph {number}: {error}.")
+                problems.append(f"Photograph {number}, {clean(file.filename)[:60] or 'without a name'}: {error}.")
             else:
                 picture.thumbnail((PHOTOGRAPH_PX, PHOTOGRAPH_PX))
                 kept.append(as_jpeg(picture))

@@ -50,7 +50,7 @@ class Calibration:
     """A query that every participant is asked to judge."""
 
     text: Words  # what is looked for; also how results name the query
-    images: tuple[str, ...] = ()  # pictures of it
+    images: tuple[str, ...] = ()  # photographs that go with it: shown, and given to every system
 
 
 @dataclass(frozen=True, config=STRICT)

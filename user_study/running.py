@@ -26,7 +26,7 @@ from user_study.app import create_app
 from user_study.config import Study, load_study
 from user_study.exporting import answers_of
 from user_study.rehearsal import Rehearsal, differences, painting_systems, recovered, visit
-from user_study.store import Store, open_store
+from user_study.store import Store, open_store, shared_photographs
 from user_study.systems import Answering, open_systems
 
 TOKEN = "STUDY_MONITOR_TOKEN"
@@ -54,6 +54,7 @@ def serve(file: str | Path, database: str | None, host: str, port: int, rate_per
     from fclip.machine import tune_cpu
 
     study, store = open_study(file, database)
+    shared_photographs(study)  # now, not when the first participant comes
     tune_cpu()
     monitor = os.environ.get(TOKEN, "")
     app = create_app(study, store, open_systems(study), monitor_token=monitor, rate_per_minute=rate_per_minute)
@@ -133,6 +134,7 @@ def rehearse(
         think_s: mean seconds before each click; 0: no pause at all.
     """
     study = replace(study, participants=n, filters=())
+    shared_photographs(study)
     with tempfile.TemporaryDirectory() as folder:
         database = f"sqlite:///{folder}/rehearsal.db"
         with served_apart(study, database) as (url, server_s):

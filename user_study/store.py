@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, func, select, update
@@ -28,6 +30,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from fclip.errors import UserError
+from fclip.serving.uploads import RefusedUploadError, as_jpeg, open_upload
 from user_study.answers import UNSURE
 from user_study.config import Study
 from user_study.database import connect, migrate
@@ -47,6 +50,7 @@ from user_study.statements import (
     WHOLE,
 )
 
+PHOTOGRAPH_PX = 1024  # longer side of what is kept
 SEEN_EVERY = timedelta(minutes=2)  # a sign of life is written no oftener
 Clock = Callable[[], datetime]
 
@@ -124,6 +128,11 @@ class Store:
     def design(self) -> Design:
         """The orders in which systems are shown."""
         return make_design([system.name for system in self.study.systems], self.study.seed)
+
+    @cached_property
+    def shared(self) -> list[list[bytes]]:
+        """The photographs of each shared query."""
+        return shared_photographs(self.study)
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
@@ -324,8 +333,12 @@ class Store:
                          state="waiting" if shared else "new")
             for position, (name, letter) in enumerate(page.letters.items(), 1)
         ]  # fmt: skip
+        pictures = self.shared[page.calibration] if shared else []
+        photographs = [
+            Photograph(id=secrets.token_urlsafe(16), place=place, data=data) for place, data in enumerate(pictures, 1)
+        ]
         return Query(number=page.query, kind=page.kind, calibration=page.calibration, repeats=page.repeats, text=text,
-                     asked=now if shared else None, answers=answers)  # fmt: skip
+                     asked=now if shared else None, answers=answers, photographs=photographs)  # fmt: skip
 
     def _places(self, session: Session) -> Places:
         rows = session.execute(
@@ -380,6 +393,26 @@ class Store:
         if self._next(session.execute(OUTLINE, {"participant": participant}).all()) is None:
             done = update(Participant).where(Participant.id == participant, Participant.completed.is_(None))
             session.execute(done.values(state="completed", completed=self.clock()))
+
+
+def shared_photographs(study: Study) -> list[list[bytes]]:
+    """The photographs of every shared query, as participants' own are kept.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    return [[_photograph(file) for file in query.images] for query in study.calibration]
+
+
+def _photograph(file: str) -> bytes:
+    try:
+        picture = open_upload(Path(file).read_bytes(), size_px=PHOTOGRAPH_PX)
+    except OSError as error:
+        raise UserError(f"calibration: cannot read the picture {file}: {error.strerror}") from None
+    except RefusedUploadError as error:
+        raise UserError(f"calibration: {file}: {error}") from None
+    picture.thumbnail((PHOTOGRAPH_PX, PHOTOGRAPH_PX))
+    return as_jpeg(picture)
 
 
 def copy_answer(source: SystemAnswer, target: SystemAnswer) -> None:
