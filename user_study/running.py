@@ -31,6 +31,7 @@ from user_study.systems import Answering, open_systems
 
 TOKEN = "STUDY_MONITOR_TOKEN"
 READY_S = 60
+SWITCH_S = 0.0005  # Python's 0.005 lets each thread that a page waits for, e.g. a system's, work ten times as long
 KEEP_ALIVE_S = 75  # longer than a proxy keeps its connections (nginx: 60): it would send into one that we just closed
 
 
@@ -56,6 +57,7 @@ def serve(file: str | Path, database: str | None, host: str, port: int, rate_per
     study, store = open_study(file, database)
     shared_photographs(study)  # now, not when the first participant comes
     tune_cpu()
+    sys.setswitchinterval(SWITCH_S)
     monitor = os.environ.get(TOKEN, "")
     app = create_app(study, store, open_systems(study), monitor_token=monitor, rate_per_minute=rate_per_minute)
     told = f"the monitor at /monitor, password ${TOKEN}" if monitor else f"no monitor: set {TOKEN}"
@@ -111,6 +113,7 @@ def served_apart(study: Study, database: str) -> Iterator[tuple[str, list[float]
 
 
 def _serve_painters(study: Study, database: str, there: Connection) -> None:
+    sys.setswitchinterval(SWITCH_S)
     store = open_store(database, study)
     with suppress(EOFError, OSError), served(study, store, painting_systems(study)) as url:
         began = time.process_time()
