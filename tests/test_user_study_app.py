@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from study_stores import Clock, make_study
 
 from fclip.serving.uploads import as_jpeg
-from user_study.app import create_app
+from user_study.app import clean, create_app
 from user_study.config import Calibration
 from user_study.rehearsal import Page, PaintingSystem, painting_systems
 from user_study.store import open_store
@@ -34,7 +34,8 @@ def start(tmp_path):
         study = make_study(**keys)
         store = open_store(f"sqlite:///{tmp_path}/{len(opened)}.db", study, clock or Clock())
         chosen = {**painting_systems(study), **(systems or {})}
-        client = TestClient(create_app(study, store, chosen, monitor_token=monitor, rate_per_minute=rate), base)
+        app = create_app(study, store, chosen, monitor_token=monitor, rate_per_minute=rate)
+        client = TestClient(app, base, raise_server_exceptions=False)
         client.__enter__()
         opened.append((client, store))
         return client, store
@@ -245,7 +246,7 @@ def test_a_photograph_is_stripped_and_what_is_none_is_refused_in_words(start):
     Image.open(io.BytesIO(PHOTO)).save(stream, "JPEG", exif=exif, comment=b"SECRET WORDS")
     refused = wish(client, page, [b"GIF89a nothing"])
     assert refused.status_code == 422
-    assert "expected a JPEG, PNG or WEBP picture, got a GIF" in refused.text
+    assert "Photograph 1, 0.jpg: expected a JPEG, PNG or WEBP picture, got a GIF" in refused.text
     assert "at most" not in wish(client, page, [PHOTO] * 3).text
     assert wish(client, page, [PHOTO] * 3).status_code == 422
     assert wish(client, page, text=" ").status_code == 422
@@ -289,6 +290,101 @@ def test_the_same_invitation_does_not_begin_twice(start):
 def test_the_rate_is_limited(start):
     client, _ = start(rate=8)
     assert [client.get("/").status_code for _ in range(4)] == [200, 200, 429, 429]
+
+
+def dead_end(answer, status: int, heading: str) -> str:
+    """The text of a page that ends somewhere, after looking whether it is one of the study's."""
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-store"
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert f"<h1>{heading}</h1>" in answer.text
+    assert '<link rel="stylesheet" href="/static/study.css">' in answer.text
+    assert "{" not in answer.text
+    return answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/nowhere"), ("GET", "/begin"), ("DELETE", "/"), ("POST", "/answers/first"), ("POST", "/save/9e9"),
+     ("POST", f"/preferences/{10**30}"), ("GET", "/static/nothing.css"), ("GET", "/items/%00"),
+     ("GET", "/openapi.json")],
+)  # fmt: skip
+def test_an_address_that_leads_nowhere_is_told_on_a_page(start, method, path):
+    client, _ = start()
+    answer = client.request(method, path)
+    assert 'href="/">Go on with the study<' in dead_end(answer, answer.status_code, "There is no such page")
+    assert answer.status_code in (404, 405)
+
+
+def test_who_comes_too_often_is_told_how_long_to_wait(start):
+    client, _ = start(rate=8)
+    for _ in range(2):
+        client.get("/")
+    answer = client.get("/")
+    assert f"Wait {answer.headers['retry-after']} seconds, then go on" in dead_end(answer, 429, "One moment, please")
+
+
+def test_who_sends_too_much_is_told_what_to_do(start, monkeypatch):
+    monkeypatch.setattr("user_study.app.MAX_BODY", 100_000)
+    client, _ = start(least_images=1)
+    page = begin(client)
+    told = dead_end(wish(client, page, [bytes(200_000)]), 413, "That was too large")
+    assert "choose fewer or smaller ones" in told
+    chunks = (b"x" * 1000 for _ in range(300))  # of a length that is not announced
+    dead_end(client.post(page.action, content=chunks, headers={"Content-Type": "text/plain"}), 403,
+             "This page is out of date")  # fmt: skip
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    head = b'--b\r\nContent-Disposition: form-data; name="photographs"; filename="x"\r\n\r\n'
+    chunks = (head if i == 0 else b"x" * 1000 for i in range(300))
+    dead_end(client.post(page.action, content=chunks, headers=kind), 413, "That was too large")
+    assert Page(client.get("/study").text).action == page.action
+
+
+def test_a_mistake_of_ours_is_told_with_the_number_that_the_log_has(start, monkeypatch):
+    client, store = start()
+    begin(client)
+
+    def fail(*_):
+        raise RuntimeError("SECRET")
+
+    monkeypatch.setattr(store, "step", fail)
+    answer = client.get("/study")
+    told = dead_end(answer, 500, "That was our mistake")
+    assert answer.headers["x-request-id"] in told
+    assert "SECRET" not in told
+    monkeypatch.undo()
+    assert client.get("/study").status_code == 200
+
+
+def test_a_form_of_another_visit_an_expired_link_and_the_end_are_told_on_pages(start):
+    clock = Clock()
+    client, store = start(clock=clock, link_days=1)
+    page = begin(client)
+    assert "Go on with the study" in dead_end(client.post(page.action), 403, "This page is out of date")
+    other = client.post(page.action, data=page.hidden, headers={"Sec-Fetch-Site": "cross-site"})
+    dead_end(other, 403, "This page is out of date")
+    dead_end(client.post(page.action, content=b"--", headers={"Content-Type": "multipart/form-data"}), 400,
+             "That did not arrive whole")  # fmt: skip
+    store.lock()
+    dead_end(wish(client, page), 410, "The study has ended")
+    clock.pass_(days=2)
+    assert "Write to those who invited you" in dead_end(client.get("/study"), 410, "This link does not work")
+    assert dead_end(client.get("/link/short"), 410, "This link does not work").count('href="/"') == 1
+
+
+def test_what_a_database_cannot_hold_is_left_out_of_words(start):
+    client, store = start()
+    page = begin(client, participant="a\0b")
+    wish(client, page, text="a\0 red\r\ndress ")
+    page = wait(client)
+    told = page.hidden | {"comment-A": "h\0m", "comment-\0": "x", "rank-\0": "1"}
+    assert client.post(page.action, data=told).is_success
+    query = store.step(_people(store)[0]).query
+    assert query.text == "a red\ndress"
+    assert query.answers[0].comment == "hm"
+    assert clean("\ud800x") == "?x"
+    assert clean(None) == ""
 
 
 def test_the_monitor_asks_for_its_token_and_hides_results_until_the_lock(start):

@@ -118,6 +118,20 @@ def test_the_whole_study_is_done_and_every_page_is_accessible(chromium, site, de
     context.close()
 
 
+@pytest.mark.parametrize(("width", "rows"), [(1280, 1), (1000, 2), (390, 4)])
+def test_no_system_stands_alone_beside_others(chromium, site, width, rows):
+    url, _ = site
+    context = chromium.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    begin(page, url)
+    wish(page)
+    page.get_by_role("heading", name="Which of these").wait_for(timeout=30_000)
+    tops = page.eval_on_selector_all("section", "all => all.map(one => Math.round(one.getBoundingClientRect().top))")
+    assert len(tops) == 4
+    assert sorted(tops.count(top) for top in dict.fromkeys(tops)) == [4 // rows] * rows
+    context.close()
+
+
 def test_what_was_given_is_there_in_another_browser_without_sending(chromium, site):
     url, _ = site
     first = chromium.new_context(**DESKTOP)

@@ -33,7 +33,23 @@ uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
 def test_a_rehearsal_keeps_every_answer():
     found = rehearse(make_study(systems=2, pictures=1), 2)
     assert (found.completed, found.wrong) == (2, [])
-    assert found.p95_ms >= found.p50_ms > 0
+    times = found.times()
+    assert times["POST /answers"].pages == 2
+    assert times["GET /items"].pages == 4
+    assert times["POST /save"].pages == 2 * 2 * 3  # of each system a verdict, a rank and a rating
+    assert times["all"].pages == sum(found.pages for name, found in times.items() if name != "all")
+    assert all(0 < one.p50 <= one.p95 <= one.p99 <= one.slowest for one in times.values())
+    assert found.server_s > 0
+
+
+def test_simulated_participants_pause_before_every_click(monkeypatch):
+    slept = []
+    monkeypatch.setattr("user_study.rehearsal.time.sleep", slept.append)
+    found = rehearse(make_study(systems=2, pictures=1), 2, think_s=4.0)
+    assert (found.completed, found.wrong) == (2, [])
+    pauses = [one for one in slept if one != 3.0]  # that is the waiting page's
+    assert len(pauses) == 2 * (1 + 3 + 6)  # coming; consent, wish, sending; every answer
+    assert 1 < sorted(pauses)[len(pauses) // 2] < 10
 
 
 @pytest.mark.slow

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import io
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from PIL import Image
+from serving import jpeg
 from sqlalchemy import text
 from study_stores import JPEG, Clock, make_study, postgres, postgres_programs
 
@@ -14,7 +18,7 @@ from user_study.config import Calibration
 from user_study.database import connect
 from user_study.jobs import Recommendation, copy_shared, fail, finish, give_up, next_job
 from user_study.models import Base
-from user_study.store import AlreadyBeganError, ClosedError, Given, new_token, open_store
+from user_study.store import AlreadyBeganError, ClosedError, Given, new_token, open_store, shared_photographs
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +120,19 @@ def test_places_are_balanced_when_many_come_at_once(opened):
     assert store.places().active == (2, 2, 2, 2)
 
 
+def test_who_writes_waits_for_their_turn_however_long_it_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr("user_study.database.PRAGMAS", ("journal_mode=WAL", "busy_timeout=0"))
+    store = open_store(f"sqlite:///{tmp_path}/study.db", make_study())
+    with ThreadPoolExecutor(3) as others:
+        with store.writing() as session:
+            session.execute(text("UPDATE study SET claims = claims"))
+            waiting = [others.submit(store.claim, new_token()) for _ in range(3)]
+            done, _ = wait(waiting, timeout=0.3)
+            assert not done
+        assert len({one.result() for one in waiting}) == 3
+    store.engine.dispose()
+
+
 def test_consent_that_is_sent_twice_makes_one_participant(opened):
     store, token = opened(), new_token()
     assert store.claim(token) == store.claim(token)
@@ -179,6 +196,19 @@ def test_what_is_told_in_parts_adds_up(opened):
     with store.reading() as session:
         rows = session.execute(text("SELECT letter, rank, rating, comment FROM answers ORDER BY position")).all()
     assert rows == [("A", 1, 5, "nice"), ("B", 2, 5, None), ("C", 3, 5, None), ("D", 4, 5, None)]
+
+
+def test_nobody_tells_anything_of_anothers_pictures(opened):
+    store = opened()
+    who, other = store.claim(new_token()), store.claim(new_token())
+    for one in (who, other):
+        store.ask(one, 0, "a red dress", None, [])
+    answer_all(store)
+    theirs = [picture.id for answer in store.step(other).query.answers for picture in answer.pictures]
+    assert store.save(who, 0, Given(dict.fromkeys(theirs, True), {"A": 1, "Z": 2}, {}, {"A": "hm", "é": "x"}))
+    assert all(p.relevant is None and a.rank is a.comment is None for a in store.step(other).query.answers
+               for p in a.pictures)  # fmt: skip
+    assert [(a.letter, a.rank, a.comment) for a in store.step(who).query.answers if a.rank] == [("A", 1, "hm")]
 
 
 def test_equal_ranks_are_asked_again(opened):
@@ -248,6 +278,30 @@ def test_all_judge_the_same_pictures_of_a_shared_query(opened):
         query = store.step(who).query
         [answer] = [answer for answer in query.answers if answer.system == "system-0"]
         assert [store.picture(who, picture.id) for picture in answer.pictures] == [JPEG + b"first"]
+
+
+def test_the_photographs_of_a_shared_query_are_shown_and_given_to_every_system(opened, tmp_path):
+    (tmp_path / "coat.png").write_bytes(jpeg("green", (60, 90), "PNG"))
+    store = opened(make_study(calibration=(Calibration("a warm coat", (str(tmp_path / "coat.png"),)),)))
+    who = store.claim(new_token())
+    job = next_job(store, "system-0")
+    assert (job.wish.calibration, len(job.wish.photographs)) == (0, 1)
+    assert Image.open(io.BytesIO(job.wish.photographs[0])).size == (60, 90)
+    store.ask(who, 0, "x", None, [])
+    answer_all(store)
+    store.save(who, 0, everything(store.step(who).query))
+    store.submit(who, 0)
+    [shown] = store.step(who).query.photographs
+    assert store.picture(who, shown.id) == job.wish.photographs[0]
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"GIF89a", "got a GIF"), (None, "cannot read the picture")])
+def test_a_picture_of_a_shared_query_that_is_none_is_told_in_one_line(tmp_path, content, said):
+    file = tmp_path / "coat.gif"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=f"calibration: .*{said}"):
+        shared_photographs(make_study(calibration=(Calibration("a warm coat", (str(file),)),)))
 
 
 def test_a_repeated_query_shows_the_same_pictures_in_another_order(opened):

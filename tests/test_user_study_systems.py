@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,8 @@ from fclip.errors import UserError
 from fclip.generations import Generation, keep
 from user_study.config import System
 from user_study.jobs import Wish
+from user_study.rehearsal import PaintingSystem
+from user_study.store import new_token, open_store
 from user_study.systems import (
     SIDE_PX,
     DiffusionSystem,
@@ -22,6 +25,7 @@ from user_study.systems import (
     filter_values,
     open_systems,
 )
+from user_study.worker import Worker
 
 WISH = Wish("a red dress", (jpeg("red"),), {"colour": "red"}, "p1", "0001", 0, None)
 
@@ -85,3 +89,55 @@ def test_a_pipeline_paints_and_tells_how_far_it_is(tiny_sd, monkeypatch):
     assert first[0].picture != first[1].picture
     assert system.recommend(WISH, 2, ignore) == first
     assert system.recommend(replace(WISH, participant="p2"), 2, ignore) != first
+
+
+@pytest.mark.slow
+def test_a_pipeline_draws_on_from_each_photograph_in_turn_as_far_as_its_strength_says(tiny_sd, monkeypatch):
+    monkeypatch.setattr("user_study.systems.STEPS", 10)
+    wish = replace(WISH, photographs=(jpeg("red", (40, 64)), jpeg("blue")))
+    told, system = [], DiffusionSystem(str(tiny_sd), strength=0.2)
+    begun = []
+    paint = system.from_photograph.__class__.__call__
+    monkeypatch.setattr(
+        system.from_photograph.__class__, "__call__", lambda self, **given: begun.append(given) or paint(self, **given)
+    )
+    near = system.recommend(wish, 3, told.append)
+    assert told == pytest.approx([i / 6 for i in range(1, 7)])  # two steps of ten for each of three
+    assert [one["image"].getpixel((16, 16))[0] > 200 for one in begun] == [True, False, True]
+    assert {one["image"].size for one in begun} == {(32, 32)}
+    assert begun[0]["image"].getpixel((1, 16)) == (255, 255, 255)  # whole, beside it white
+    assert near == system.recommend(wish, 3, ignore)
+    assert near != DiffusionSystem(str(tiny_sd), strength=0.9).recommend(wish, 3, ignore)
+    words = replace(wish, photographs=())
+    assert system.recommend(words, 1, ignore) == DiffusionSystem(str(tiny_sd)).recommend(words, 1, ignore)
+    assert DiffusionSystem(str(tiny_sd)).recommend(wish, 1, ignore) == system.recommend(words, 1, ignore)
+
+
+@pytest.mark.slow
+def test_a_participants_photographs_reach_a_diffusion_system_through_the_worker(tiny_sd, tmp_path, monkeypatch):
+    monkeypatch.setattr("user_study.systems.STEPS", 10)
+    begun, canvas = [], DiffusionSystem._canvas
+    monkeypatch.setattr(DiffusionSystem, "_canvas", lambda self, data: begun.append(data) or canvas(self, data))
+    painting = System("sd", "diffusion", str(tiny_sd), generated=True, strength=0.5)
+    study = replace(make_study(), systems=(make_study().systems[0], painting))
+    for name, photographs in (("words", []), ("photographs", [jpeg("red")])):
+        store = open_store(f"sqlite:///{tmp_path}/{name}.db", study)
+        worker = Worker(store, {"system-0": PaintingSystem(0), "sd": DiffusionSystem(str(tiny_sd), 0, 0.5)})
+        who = store.claim(new_token())
+        store.ask(who, 0, "a red dress", None, photographs)
+        worker.start()
+        while store.step(who).kind == "waiting":
+            time.sleep(0.05)
+        worker.stop()
+        [answer] = [one for one in store.step(who).query.answers if one.system == "sd"]
+        assert (answer.state, answer.why, len(answer.pictures)) == ("ready", None, 2)
+        assert begun == 2 * photographs
+        store.engine.dispose()
+
+
+def test_the_strength_of_a_study_is_the_systems():
+    two = (System("a", "diffusion", "x/y", strength=0.6), System("b", "diffusion", "x/z"))
+    study = replace(make_study(), systems=two)
+    assert [system.strength for system in open_systems(study).values()] == [0.6, None]
+    with pytest.raises(ValueError, match="strength is of systems of kind diffusion"):
+        System("a", "index", "nowhere", strength=0.6)

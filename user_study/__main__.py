@@ -149,12 +149,17 @@ def rehearse(
         str | None,
         typer.Option(metavar="W,W,…", help="Of the systems. [default: 2.75 for the first, 1 for the others]"),
     ] = None,
+    think: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="Mean pause before a click; 0: none at all."),
+    ] = 0,
     seed: Seed = 0,
 ) -> None:
     """Simulated participants with known preferences through the real pages: is every answer kept, does scoring fit?
 
     \b
     python -m user_study rehearse STUDY.yaml -n 20
+    python -m user_study rehearse STUDY.yaml -n 100 --think 5
 
     Systems and database are stand-ins; texts, pages and design are the study's.
     """
@@ -165,10 +170,13 @@ def rehearse(
 
     opened = load_study(study)
     known = plan(len(opened.systems), worths, "20", 10, 0.05, seed).worths
-    found = rehearse(opened, participants, known, at_once, seed)
-    print(f"completed: {found.completed} of {participants} in {found.seconds:.0f} s")
-    times = f"median {found.p50_ms:.0f} ms, p95 {found.p95_ms:.0f} ms, slowest {found.slowest_ms:.0f} ms"
-    print(f"pages: {found.pages}, {times}")
+    found = rehearse(opened, participants, known, at_once, seed, think)
+    pace = f"{think:g} s before a click" if think else "no pause"
+    print(f"completed: {found.completed} of {participants} in {found.seconds:.0f} s, {pace}")
+    print(f"processors: {found.server_s:.1f} s of the server, {found.visitors_s:.1f} s of the simulated participants")
+    print(f"{'milliseconds':<18}{'pages':>7}{'p50':>8}{'p95':>8}{'p99':>8}{'slowest':>9}")
+    for page, times in found.times().items():
+        print(f"{page:<18}{times.pages:>7}{times.p50:>8.0f}{times.p95:>8.0f}{times.p99:>8.0f}{times.slowest:>9.0f}")
     for name, (true, estimated) in found.worths.items():
         print(f"worth of {name}: {true:.2f} known, {estimated:.2f} recovered")
     if found.wrong:

@@ -10,12 +10,15 @@ nothing that was submitted, and leads to where the participant stands.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
+from pathlib import Path as File
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Request
+from anyio import to_thread
+from fastapi import Depends, FastAPI, Path, Request
+from fastapi.exceptions import RequestValidationError
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -29,17 +32,26 @@ from fclip.serving.uploads import RefusedUploadError, as_jpeg, heic_is_read, ope
 from user_study.answers import LARGEST_RATING, UNSURE
 from user_study.config import Study
 from user_study.monitor import add_monitor
+from user_study.refusals import ENDED, EXPIRED, NO_PAGE, OUT_OF_DATE, RefusalPages, Words
 from user_study.sessions import ForgedError, check_form, form_word, remember, token_of
-from user_study.store import AlreadyBeganError, ClosedError, Given, Step, Store, new_token
+from user_study.store import PHOTOGRAPH_PX, AlreadyBeganError, ClosedError, Given, Step, Store, new_token
 from user_study.systems import Answering, filter_values
 from user_study.worker import Worker
 
-HERE = Path(__file__).parent
+HERE = File(__file__).parent
 MAX_BODY = 100_000_000  # four photographs of a telephone
+THREADS = 12  # that make pages; more take turns at the same work and the database's connections
 MAX_TEXT, MAX_COMMENT = 1000, 2000  # characters
-PHOTOGRAPH_PX = 1024  # longer side of what is kept
 EXTERNAL = ("PROLIFIC_PID", "participant")  # of the invitation's address
 NO_STORE = {"Cache-Control": "no-store"}
+ADDRESS = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of a picture; a letter too
+BEGAN = Words(
+    "You have begun already",
+    ("Somebody with your invitation has begun in another browser.",
+     "If that was you, open the study in the browser you began with, or by your link."),
+    "",
+)  # fmt: skip
+FULL = Words("Thank you", ("Everybody we need is taking part already; nothing was kept.",), "")
 NOTES = {
     "sent": "That page was sent before; you are where you left off.",
     "saved": "Saved. You can close this page and come back by your link.",
@@ -52,6 +64,7 @@ async def _form(request: Request) -> AsyncIterator[FormData]:
 
 
 Form = Annotated[FormData, Depends(_form)]
+Number = Annotated[int, Path(ge=0, lt=1000)]
 
 
 def create_app(
@@ -75,11 +88,12 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
         worker.start()
         yield
         worker.stop()
 
-    app = FastAPI(title=study.title, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(title=study.title, openapi_url=None, lifespan=lifespan)
     pages = Pages(study, store, worker, filter_values(study, systems))
     pages.add_to(app)
     add_monitor(app, store, worker, pages.render, monitor_token)
@@ -89,6 +103,7 @@ def create_app(
         app.add_middleware(RateLimit, per_minute=rate_per_minute, burst=int(rate_per_minute / 4))
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestLog, metrics=Metrics())
+    app.add_middleware(RefusalPages, page=pages.refusal, drain_bytes=2 * MAX_BODY)
     return app
 
 
@@ -99,8 +114,9 @@ class Pages:
         self.study, self.store, self.worker, self.values = study, store, worker, values
         loader = FileSystemLoader(HERE / "pages")
         self._environment = Environment(
-            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
+            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+            auto_reload=False,
+        )  # fmt: skip
         self._information = _markdown(study.information)
 
     def add_to(self, app: FastAPI) -> None:
@@ -115,9 +131,12 @@ class Pages:
         app.add_api_route("/save/{number}", self.save, **post)  # type: ignore[arg-type]
         app.add_api_route("/guess", self.guess, **post)  # type: ignore[arg-type]
         app.add_api_route("/items/{identity}", self.picture, **get)  # type: ignore[arg-type]
-        app.exception_handler(HTTPException)(self._http)
-        app.exception_handler(ForgedError)(self._forged)
-        app.exception_handler(ClosedError)(self._closed)
+        for error, words, status in (
+            (RequestValidationError, NO_PAGE, 404),  # of an address: forms are read by hand
+            (ForgedError, OUT_OF_DATE, 403),
+            (ClosedError, ENDED, 410),
+        ):
+            app.add_exception_handler(error, self._telling(words, status))
 
     def render(self, template: str, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any) -> Any:
         """A page that no cache keeps: after the back button the browser asks again."""
@@ -132,23 +151,22 @@ class Pages:
             return _to("/study")
         token = token or new_token()
         external = next((request.query_params[name] for name in EXTERNAL if request.query_params.get(name)), "")
-        response: Response = self._ask_consent(token, external[:100])
+        response: Response = self._ask_consent(token, clean(external)[:100])
         remember(response, request, token, self.study.link_days)
         return response
 
     def begin(self, request: Request, form: Form) -> Response:
         """Consent: from now on the browser's secret is a participant's."""
         token = check_form(token_of(request), form.get("form"))
-        external = str(form.get("external", ""))[:100]
+        external = clean(form.get("external"))[:100]
         if not all(form.get(f"consent-{number}") for number in range(len(self.study.consent))):
             return self._ask_consent(token, external, "Please tick every box, or close this page.", 422)
         try:
             who = self.store.claim(token, external)
         except AlreadyBeganError:
-            message = "You have begun already. Open the page again in the browser you began with, or by your link."
-            return self._message("You have begun already", message, 409)
+            return self._message(BEGAN, 409)
         if who is None:
-            return self._message("Thank you", "Everybody we need is taking part already; nothing was kept.", 200)
+            return self._message(FULL, 200)
         self.worker.wake()
         return _to("/study")
 
@@ -164,10 +182,11 @@ class Pages:
         """Where the participant stands."""
         return self._show(request, note=NOTES.get(note, ""))
 
-    def preferences(self, request: Request, number: int, form: Form) -> Response:
+    def preferences(self, request: Request, number: Number, form: Form) -> Response:
         """An own query, for the systems to answer."""
         who = self._who(request, form)
-        text, problems = str(form.get("text", "")).strip(), []
+        problems: list[str] = []
+        text = clean(form.get("text"))
         if not text:
             problems.append("Please say in words what you are looking for.")
         if len(text) > MAX_TEXT:
@@ -181,7 +200,7 @@ class Pages:
         self.worker.wake()
         return _to("/study" if asked else "/study?note=sent")
 
-    def answers(self, request: Request, number: int, form: Form) -> Response:
+    def answers(self, request: Request, number: Number, form: Form) -> Response:
         """What was told of the systems' answers, and perhaps the end of the query."""
         who = self._who(request, form)
         if not self.store.save(who, number, given(form)):
@@ -191,7 +210,7 @@ class Pages:
         lacking = self.store.submit(who, number)
         return self._show(request, lacking, number=number) if lacking else _to("/study")
 
-    def save(self, request: Request, number: int, form: Form) -> Response:
+    def save(self, request: Request, number: Number, form: Form) -> Response:
         """The same for a part, from the page's script."""
         kept = self.store.save(self._who(request, form), number, given(form))
         return Response(status_code=204 if kept else 409, headers=NO_STORE)
@@ -206,7 +225,7 @@ class Pages:
     def picture(self, request: Request, identity: str) -> Response:
         """A picture, for the participant who is shown it; nothing but its pixels differs from any other."""
         token = token_of(request)
-        who = self.store.participant(token) if token else None
+        who = self.store.participant(token) if token and ADDRESS.fullmatch(identity) else None
         data = self.store.picture(who, identity) if who else None
         if data is None:
             raise HTTPException(404)
@@ -231,7 +250,7 @@ class Pages:
             try:
                 picture = open_upload(file.file.read(), size_px=PHOTOGRAPH_PX)
             except RefusedUploadError as error:
-                problems.append(f"Photograph {number}: {error}.")
+                problems.append(f"Photograph {number}, {clean(file.filename)[:60] or 'without a name'}: {error}.")
             else:
                 picture.thumbnail((PHOTOGRAPH_PX, PHOTOGRAPH_PX))
                 kept.append(as_jpeg(picture))
@@ -279,26 +298,18 @@ class Pages:
         }
         return self.render("information.html.j2", status, information=self._information, **values)
 
-    def _message(self, title: str, message: str, status: int) -> Response:
-        response: Response = self.render("message.html.j2", status, heading=title, message=message)
-        return response
+    def refusal(self, words: Words) -> str:
+        """A page for somebody who came to a dead end."""
+        return self._environment.get_template("message.html.j2").render(study=self.study, link=None, words=words)
+
+    def _message(self, words: Words, status: int) -> Response:
+        return HTMLResponse(self.refusal(words), status, NO_STORE)
 
     def _expired(self) -> Response:
-        return self._message("This link does not work", "It has expired, or was not copied whole. "
-                             "Nothing that you sent before is lost.", 410)  # fmt: skip
+        return self._message(EXPIRED, 410)
 
-    def _http(self, request: Request, error: Exception) -> Response:
-        status = getattr(error, "status_code", 500)
-        title = {404: "There is no such page", 413: "That was too large"}.get(status, "That did not work")
-        message = str(getattr(error, "detail", "")) if status == 413 else "Go back and try again."
-        return self._message(title, message, status)
-
-    def _forged(self, request: Request, error: Exception) -> Response:
-        message = "This form is of another visit, or the link has expired. Open the study again by your link."
-        return self._message("This page is out of date", message, 403)
-
-    def _closed(self, request: Request, error: Exception) -> Response:
-        return self._message("The study has ended", "No more answers are taken. Thank you.", 410)
+    def _telling(self, words: Words, status: int) -> Any:
+        return lambda request, error: self._message(words, status)
 
 
 def given(form: FormData) -> Given:
@@ -309,15 +320,21 @@ def given(form: FormData) -> Given:
     most = {"rank": 26, "rating": LARGEST_RATING}
     for key, value in form.multi_items():
         kind, _, name = key.partition("-")
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not ADDRESS.fullmatch(name):
             continue
         if kind == "relevant" and value in ("0", "1"):
             verdicts[name] = value == "1"
         elif kind in numbers and value.isascii() and value.isdigit() and 1 <= int(value[:3]) <= most[kind]:
             numbers[kind][name] = int(value[:3])
         elif kind == "comment":
-            comments[name] = value.replace("\r\n", "\n").replace("\0", "").strip()[:MAX_COMMENT]
+            comments[name] = clean(value)[:MAX_COMMENT]
     return Given(verdicts, numbers["rank"], numbers["rating"], comments)
+
+
+def clean(value: object) -> str:
+    """Words of a form, without the characters that databases refuse; empty for a file."""
+    text = value if isinstance(value, str) else ""
+    return text.replace("\r\n", "\n").replace("\0", "").encode("utf-8", "replace").decode().strip()
 
 
 def _markdown(text: str) -> str:

@@ -37,6 +37,12 @@ class System:
     kind: Literal["index", "folder", "diffusion"]
     path: Words  # of the index, the folder, or the pipeline's folder; for diffusion a hub name too
     generated: bool = False  # its pictures show garments that do not exist
+    # diffusion: draw on from the participant's photographs, so far from them (0.1 … 1); null: from words alone
+    strength: Annotated[float, Field(ge=0.1, le=1)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.strength is not None and self.kind != "diffusion":
+            raise ValueError(f"strength is of systems of kind diffusion, {self.name!r} is of kind {self.kind}")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -44,7 +50,7 @@ class Calibration:
     """A query that every participant is asked to judge."""
 
     text: Words  # what is looked for; also how results name the query
-    images: tuple[str, ...] = ()  # pictures of it
+    images: tuple[str, ...] = ()  # photographs that go with it: shown, and given to every system
 
 
 @dataclass(frozen=True, config=STRICT)

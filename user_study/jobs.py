@@ -16,9 +16,9 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import select, update
-from sqlalchemy.orm import selectinload
 
-from user_study.models import Participant, Picture, Query, SystemAnswer
+from user_study.models import Picture, Query, SystemAnswer
+from user_study.statements import NEXT_JOB, PHOTOGRAPHS_DATA
 from user_study.store import Store, copy_answer
 
 
@@ -54,19 +54,13 @@ class Recommendation:
 
 def next_job(store: Store, system: str) -> Job | None:
     """The oldest wish that this system has not answered."""
-    waiting = select(SystemAnswer).join(Query).where(SystemAnswer.system == system, SystemAnswer.state == "waiting")
     with store.reading() as session:
-        answer = session.scalars(waiting.order_by(Query.asked, SystemAnswer.id).limit(1)).first()
-        if answer is None:
+        row = session.execute(NEXT_JOB, {"system": system}).first()
+        if row is None:
             return None
-        query = session.scalars(
-            select(Query).where(Query.id == answer.query_id).options(selectinload(Query.photographs))
-        ).one()
-        external = session.scalar(select(Participant.external).where(Participant.id == query.participant_id))
-        photographs = tuple(one.data for one in query.photographs)
-        wish = Wish(query.text or "", photographs, query.filters, query.participant_id, external, query.number,
-                    query.calibration)  # fmt: skip
-        return Job(answer.id, system, wish)
+        photographs = tuple(session.scalars(PHOTOGRAPHS_DATA, {"query": row.query}))
+    wish = Wish(row.text or "", photographs, row.filters, row.participant, row.external, row.number, row.calibration)
+    return Job(row.answer, system, wish)
 
 
 def finish(store: Store, job: Job, found: Sequence[Recommendation]) -> None:

@@ -6,20 +6,23 @@ The study's systems are replaced by ones that paint a colour each, so that neith
 participants know them by what they see, as people do, and by nothing else. They rank by Plackett and Luce with known
 worths. Then every answer that a participant sent is looked for in the export, and the worths are estimated from it.
 
-It is also the load test: the p95 of a page is of all participants at once, on the machine that also simulates them.
+It is also the load test. Without a pause every participant asks again as soon as they are answered: that finds how much
+the server can do, and the times are those of a queue. With `--think` they pause before every click, as people do. The
+server is a process of its own; how much of the processors each took is told.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import ssl
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -34,6 +37,8 @@ from user_study.systems import Progress, as_shown
 BEST = 2.75  # worth of the first system when none are given, as in `power`
 PATIENCE_S = 300.0  # for the systems to answer
 COLOUR_STEP = 40  # of the red channel, between two systems
+ARRIVALS = 10  # pauses within which all have come; four systems with four pictures each need 28 clicks
+LOOK_AGAIN_S = 3.0  # a page that waits reloads itself so often; without a pause oftener
 
 
 class PaintingSystem:
@@ -66,18 +71,38 @@ class Told:
     text: str = ""
 
 
+class Times(NamedTuple):
+    """How long one kind of page took, in milliseconds."""
+
+    pages: int
+    p50: float
+    p95: float
+    p99: float
+    slowest: float
+
+
 @dataclass(frozen=True)
 class Rehearsal:
     """How it went."""
 
     completed: int
     wrong: list[str]  # answers lost, doubled or changed, and errors of pages
-    pages: int  # asked for
-    p50_ms: float
-    p95_ms: float
-    slowest_ms: float
+    ms: dict[str, list[float]]  # page → milliseconds of each that was asked for
     seconds: float
+    server_s: float  # of a processor's time
+    visitors_s: float  # the same of the simulated participants
     worths: dict[str, tuple[float, float]]  # system → known, recovered; both sum to 1
+
+    def times(self) -> dict[str, Times]:
+        """Page → how long it took; "all" last."""
+        pages = {name: self.ms[name] for name in sorted(self.ms)}
+        pages["all"] = [one for ms in self.ms.values() for one in ms]
+        return {name: times_of(ms) for name, ms in pages.items() if ms}
+
+
+def times_of(ms: Sequence[float]) -> Times:
+    """Quantiles of at least one page."""
+    return Times(len(ms), *(float(value) for value in np.percentile(ms, (50, 95, 99, 100))))
 
 
 class Page(HTMLParser):
@@ -101,13 +126,20 @@ class Page(HTMLParser):
 
 
 class Visitor:
-    """One simulated participant."""
+    """One simulated participant.
 
-    def __init__(self, url: str, name: str, study: Study, worths: Sequence[float], seed: int) -> None:
-        self.client = httpx.Client(base_url=url, timeout=60, follow_redirects=True)
-        self.name, self.study, self.told = name, study, Told(text=f"wish of {name}")
-        self.rng, self.seen_ms = np.random.default_rng([seed, hash_of(name)]), []  # type: ignore[var-annotated]
+    Args:
+        think_s: mean pause before a click, exponentially distributed; 0: none.
+    """
+
+    def __init__(
+        self, url: str, name: str, study: Study, worths: Sequence[float], seed: int, think_s: float, tls: ssl.SSLContext
+    ) -> None:
+        self.client = httpx.Client(base_url=url, timeout=60, follow_redirects=True, verify=tls)
+        self.name, self.study, self.told, self.think_s = name, study, Told(text=f"wish of {name}"), think_s
+        self.rng, self.pauses = (np.random.default_rng([seed, hash_of(name), use]) for use in range(2))
         self.systems, self.worths = [system.name for system in study.systems], np.asarray(worths, float)
+        self.ms: list[tuple[str, float]] = []  # which page, how long
 
     def take_part(self) -> Told:
         """From the first page to the last."""
@@ -136,12 +168,12 @@ class Visitor:
         page = self._get("/study")
         if page.action or "Thank you" not in self._text:
             if not page.action:
-                time.sleep(0.5)  # the systems are still at it
+                time.sleep(LOOK_AGAIN_S if self.think_s else 0.5)  # the systems are still at it
             return page
         return None
 
     def _judge(self, page: Page) -> Page:
-        """Looks at the pictures, ranks by Gumbel noise, sends a part first as the script does, then all."""
+        """Looks at the pictures, ranks by Gumbel noise, sends each answer as the page's script does, then all."""
         query, shown = int(page.action.rpartition("/")[2]), {}
         for address, says in page.images.items():
             if found := re.fullmatch(r"([A-Z]), picture (\d+)", says):
@@ -162,8 +194,9 @@ class Visitor:
             rating = int(np.clip(11 - 2 * ranks[letter] + self.rng.integers(-1, 2), 1, 10))
             self.told.ranks[query, name], self.told.ratings[query, name] = ranks[letter], rating
             given |= {f"rank-{letter}": str(ranks[letter]), f"rating-{letter}": str(rating)}
-        first = dict([next(iter(given.items()))])
-        self._send("POST", page.action.replace("/answers/", "/save/"), data=page.hidden | first)
+        for name, value in given.items():
+            self.pause()
+            self._send("POST", page.action.replace("/answers/", "/save/"), data=page.hidden | {name: value})
         return self._post(page, given | {"action": "send"})
 
     def _look(self, address: str) -> tuple[int, ...]:
@@ -177,30 +210,48 @@ class Visitor:
         return Page(self._text)
 
     def _post(self, page: Page, data: dict[str, str], files: Any = None) -> Page:
+        self.pause()
         self._text = self._send("POST", page.action, data=page.hidden | data, files=files).text
         return Page(self._text)
+
+    def come(self) -> None:
+        """Not all in the same moment, yet all long before the first has finished."""
+        if self.think_s:
+            time.sleep(self.pauses.uniform(0, ARRIVALS * self.think_s))
+
+    def pause(self) -> None:
+        """As long as a person needs until the next click."""
+        if self.think_s:
+            time.sleep(self.pauses.exponential(self.think_s))
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         began = time.perf_counter()
         answer = self.client.request(method, path, **options)
-        self.seen_ms.append(1000 * (time.perf_counter() - began))
+        self.ms.append((f"{method} /{path.split('/')[1]}", 1000 * (time.perf_counter() - began)))
         answer.raise_for_status()
         return answer
 
 
 def visit(
-    url: str, study: Study, n: int, worths: Sequence[float] | None = None, at_once: int = 100, seed: int = 0
-) -> tuple[dict[str, Told], list[float], list[str]]:
+    url: str,
+    study: Study,
+    n: int,
+    worths: Sequence[float] | None = None,
+    at_once: int = 100,
+    seed: int = 0,
+    think_s: float = 0.0,
+) -> tuple[dict[str, Told], dict[str, list[float]], list[str]]:
     """Simulated participants at a server.
 
-    Returns: what each sent, by their text; milliseconds of every page; errors.
+    Returns: what each sent, by their text; page → milliseconds of each that was asked for; errors.
     """
-    worths = worths or [BEST, *[1.0] * (len(study.systems) - 1)]
-    people = [Visitor(url, f"visitor-{i:04d}", study, worths, seed) for i in range(n)]
+    worths, tls = worths or [BEST, *[1.0] * (len(study.systems) - 1)], ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    people = [Visitor(url, f"visitor-{i:04d}", study, worths, seed, think_s, tls) for i in range(n)]
     wrong, lock, told = [], threading.Lock(), {}
 
     def go(one: Visitor) -> None:
         try:
+            one.come()
             sent = one.take_part()
             with lock:
                 told[sent.text] = sent
@@ -210,7 +261,11 @@ def visit(
 
     with ThreadPoolExecutor(min(at_once, n)) as pool:
         list(pool.map(go, people))
-    return told, [ms for one in people for ms in one.seen_ms], wrong
+    ms: dict[str, list[float]] = {}
+    for one in people:
+        for page, took in one.ms:
+            ms.setdefault(page, []).append(took)
+    return told, ms, wrong
 
 
 def differences(answers: Answers, told: dict[str, Told]) -> list[str]:

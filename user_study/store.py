@@ -7,29 +7,50 @@
     store.submit(who, 0)                           # [] or what is missing; again: nothing happens
 
 Every call is one transaction, on the disk when it returns. Places are given out under a lock (the study's row), so that
-two who come at once get different ones. Tokens are kept as SHA-256: who reads the database cannot use the links.
+two who come at once get different ones. SQLite lets one write at a time and makes the others look again and again, of
+which under load one may never have its turn: threads of this process wait in a lock of ours instead. Tokens are kept as
+SHA-256: who reads the database cannot use the links.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, func, select, update
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from fclip.errors import UserError
+from fclip.serving.uploads import RefusedUploadError, as_jpeg, open_upload
 from user_study.answers import UNSURE
 from user_study.config import Study
 from user_study.database import connect, migrate
 from user_study.design import Design, Places, make_design, next_order, pages
 from user_study.models import Participant, Photograph, Picture, Query, StudyRow, SystemAnswer
+from user_study.statements import (
+    BY_TOKEN,
+    LATE,
+    OPEN_QUERY,
+    OUTLINE,
+    OWN,
+    PHOTOGRAPHS,
+    SET_NUMBERS,
+    SET_VERDICTS,
+    SET_WORDS,
+    SHOWN,
+    WHOLE,
+)
 
+PHOTOGRAPH_PX = 1024  # longer side of what is kept
 SEEN_EVERY = timedelta(minutes=2)  # a sign of life is written no oftener
 Clock = Callable[[], datetime]
 
@@ -100,16 +121,23 @@ class Store:
     def __init__(self, engine: Engine, study: Study, clock: Clock = utc_now) -> None:
         self.engine, self.study, self.clock = engine, study, clock
         self._reading = engine.execution_options(reads=True)
+        alone = engine.dialect.name == "sqlite"
+        self._turn: AbstractContextManager[Any] = threading.Lock() if alone else nullcontext()
 
     @property
     def design(self) -> Design:
         """The orders in which systems are shown."""
         return make_design([system.name for system in self.study.systems], self.study.seed)
 
+    @cached_property
+    def shared(self) -> list[list[bytes]]:
+        """The photographs of each shared query."""
+        return shared_photographs(self.study)
+
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A transaction that is on the disk when the block ends, or undone when it fails."""
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with self._turn, Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
@@ -182,7 +210,7 @@ class Store:
         """Who holds this link; None: nobody, or it has expired. Notes that they are here."""
         now = self.clock()
         with self.reading() as session:
-            who = session.scalars(select(Participant).where(Participant.token_hash == hashed(token))).first()
+            who = session.execute(BY_TOKEN, {"token": hashed(token)}).first()
         if who is None or who.expires < now:
             return None
         if who.state == "released" or now - who.seen > SEEN_EVERY:
@@ -195,8 +223,7 @@ class Store:
     def step(self, participant: str) -> Step:
         """Where the participant stands; the first look at answers is noted."""
         with self.reading() as session:
-            queries = session.scalars(_whole(participant)).all()
-        step = self._step(queries)
+            step = self._step(session, participant)
         if step.kind == "answers" and step.query is not None and step.query.started is None:
             with self.writing() as session:
                 shown = update(Query).where(Query.id == step.query.id, Query.started.is_(None))
@@ -223,16 +250,21 @@ class Store:
     def save(self, participant: str, number: int, given: Given) -> bool:
         """Takes down what is told so far; False: the query was submitted, or its answers are not all there."""
         with self.writing() as session:
-            query = self._locked(session, participant, number)
-            if query is None or query.submitted is not None or not answered(query):
+            self._open(session)
+            key = {"participant": participant, "number": number}
+            query = session.execute(OPEN_QUERY.with_for_update(), key).scalar()
+            if query is None or session.scalar(LATE, {"query": query}) is not None:
                 return False
-            for answer in query.answers:
-                letter = answer.letter
-                answer.rank = given.ranks.get(letter, answer.rank)
-                answer.rating = given.ratings.get(letter, answer.rating)
-                answer.comment = given.comments.get(letter, answer.comment or "") or None
-                for picture in answer.pictures:
-                    picture.relevant = given.verdicts.get(picture.id, picture.relevant)
+            letters = dict.fromkeys([*given.ranks, *given.ratings])
+            numbers = [
+                {"query": query, "of": one, "new_rank": given.ranks.get(one), "new_rating": given.ratings.get(one)}
+                for one in letters
+            ]
+            words = [{"query": query, "of": one, "words": said or None} for one, said in given.comments.items()]
+            verdicts = [{"query": query, "of": one, "fits": fits} for one, fits in given.verdicts.items()]
+            for statement, rows in ((SET_NUMBERS, numbers), (SET_WORDS, words), (SET_VERDICTS, verdicts)):
+                if rows:
+                    session.connection().execute(statement, rows)
             return True
 
     def submit(self, participant: str, number: int) -> list[str]:
@@ -244,7 +276,8 @@ class Store:
             if lacking := missing(query):
                 return lacking
             query.submitted = self.clock()
-            for again in session.scalars(_whole(participant).where(Query.repeats == number)):
+            repeated = select(Query).where(Query.participant_id == participant, Query.repeats == number)
+            for again in session.scalars(repeated):
                 self._repeat(session, query, again)
             self._maybe_complete(session, participant)
             return []
@@ -252,13 +285,15 @@ class Store:
     def guess(self, participant: str, letter: str) -> bool:
         """Takes down which system is held to be generated, once; False: not now, or no such letter."""
         with self.writing() as session:
-            queries = session.scalars(_whole(participant).with_for_update()).all()
-            step = self._step(queries)
-            known = [UNSURE, *[answer.letter for answer in queries[-1].answers]] if queries else []
-            if step.kind != "guess" or letter not in known:
-                return False
             self._open(session)
-            queries[-1].guess = letter
+            step = self._step(session, participant)
+            if step.kind != "guess" or step.query is None:
+                return False
+            query = self._locked(session, participant, step.query.number)
+            known = [UNSURE, *[answer.letter for answer in step.query.answers]]
+            if query is None or query.guess is not None or letter not in known:
+                return False
+            query.guess = letter
             self._maybe_complete(session, participant)
             return True
 
@@ -267,15 +302,12 @@ class Store:
 
         Nothing is shown before all systems have answered.
         """
-        shown = select(Picture.data, Query.id).join(SystemAnswer, SystemAnswer.id == Picture.answer_id)
-        shown = shown.join(Query, Query.id == SystemAnswer.query_id)
-        own = select(Photograph.data).join(Query, Query.id == Photograph.query_id)
+        key = {"identity": identity, "participant": participant}
         with self.reading() as session:
-            if row := session.execute(shown.where(Picture.id == identity, Query.participant_id == participant)).first():
-                waits = SystemAnswer.state.in_(("new", "waiting"))
-                late = select(SystemAnswer.id).where(SystemAnswer.query_id == row[1], waits).limit(1)
-                return None if session.scalar(late) else row[0]
-            return session.scalar(own.where(Photograph.id == identity, Query.participant_id == participant))
+            if row := session.execute(SHOWN, key).first():
+                return None if row.late else bytes(row.data)
+            own: bytes | None = session.scalar(OWN, key)
+            return own
 
     def lock(self) -> None:
         """Ends the study: nobody answers any more, and results may be seen. Cannot be undone."""
@@ -301,8 +333,12 @@ class Store:
                          state="waiting" if shared else "new")
             for position, (name, letter) in enumerate(page.letters.items(), 1)
         ]  # fmt: skip
+        pictures = self.shared[page.calibration] if shared else []
+        photographs = [
+            Photograph(id=secrets.token_urlsafe(16), place=place, data=data) for place, data in enumerate(pictures, 1)
+        ]
         return Query(number=page.query, kind=page.kind, calibration=page.calibration, repeats=page.repeats, text=text,
-                     asked=now if shared else None, answers=answers)  # fmt: skip
+                     asked=now if shared else None, answers=answers, photographs=photographs)  # fmt: skip
 
     def _places(self, session: Session) -> Places:
         rows = session.execute(
@@ -315,20 +351,32 @@ class Store:
     def _locked(self, session: Session, participant: str, number: int) -> Query | None:
         """A query that nobody else changes until the transaction ends."""
         self._open(session)
-        return session.scalars(_whole(participant).where(Query.number == number).with_for_update()).first()
+        key = {"participant": participant, "number": number}
+        locked = WHOLE.with_for_update(of=Query).execution_options(populate_existing=True)
+        return session.scalars(locked, key).unique().first()
 
     def _open(self, session: Session) -> None:
         if session.scalar(select(StudyRow.locked)) is not None:
             raise ClosedError
 
-    def _step(self, queries: Sequence[Query]) -> Step:
-        for query in queries:
-            if query.submitted is None:
-                kind = "preferences" if query.text is None else "answers" if answered(query) else "waiting"
-                return Step(kind, query, query.number + 1, len(queries))
-        if self.study.ask_generated and queries and queries[-1].guess is None:
-            return Step("guess", queries[-1], len(queries), len(queries))
-        return Step("thanks", None, len(queries), len(queries))
+    def _step(self, session: Session, participant: str) -> Step:
+        rows = session.execute(OUTLINE, {"participant": participant}).all()
+        row = self._next(rows)
+        if row is None:
+            return Step("thanks", None, len(rows), len(rows))
+        query = session.scalars(WHOLE, {"participant": participant, "number": row.number}).unique().one()
+        set_committed_value(query, "photographs", session.scalars(PHOTOGRAPHS, {"query": query.id}).all())
+        if query.submitted is not None:
+            return Step("guess", query, len(rows), len(rows))
+        kind = "preferences" if query.text is None else "answers" if answered(query) else "waiting"
+        return Step(kind, query, query.number + 1, len(rows))
+
+    def _next(self, rows: Sequence[Any]) -> Any:
+        """The row of the outline on which something is still to be told; None: that was all."""
+        for row in rows:
+            if row.submitted is None:
+                return row
+        return rows[-1] if self.study.ask_generated and rows and rows[-1].guess is None else None
 
     def _repeat(self, session: Session, first: Query, again: Query) -> None:
         """The same pictures, asked again under other letters and addresses."""
@@ -342,9 +390,29 @@ class Store:
 
     def _maybe_complete(self, session: Session, participant: str) -> None:
         session.flush()
-        if self._step(session.scalars(_whole(participant)).all()).kind == "thanks":
+        if self._next(session.execute(OUTLINE, {"participant": participant}).all()) is None:
             done = update(Participant).where(Participant.id == participant, Participant.completed.is_(None))
             session.execute(done.values(state="completed", completed=self.clock()))
+
+
+def shared_photographs(study: Study) -> list[list[bytes]]:
+    """The photographs of every shared query, as participants' own are kept.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    return [[_photograph(file) for file in query.images] for query in study.calibration]
+
+
+def _photograph(file: str) -> bytes:
+    try:
+        picture = open_upload(Path(file).read_bytes(), size_px=PHOTOGRAPH_PX)
+    except OSError as error:
+        raise UserError(f"calibration: cannot read the picture {file}: {error.strerror}") from None
+    except RefusedUploadError as error:
+        raise UserError(f"calibration: {file}: {error}") from None
+    picture.thumbnail((PHOTOGRAPH_PX, PHOTOGRAPH_PX))
+    return as_jpeg(picture)
 
 
 def copy_answer(source: SystemAnswer, target: SystemAnswer) -> None:
@@ -375,9 +443,3 @@ def missing(query: Query) -> list[str]:
     elif len(ranks) == len(judged) and sorted(ranks) != list(range(1, len(judged) + 1)):
         lacking.append(f"the ranks should be 1 to {len(judged)}, since not all gave pictures")
     return lacking
-
-
-def _whole(participant: str) -> Any:
-    answers = selectinload(Query.answers).selectinload(SystemAnswer.pictures)
-    found = select(Query).where(Query.participant_id == participant).order_by(Query.number)
-    return found.options(answers, selectinload(Query.photographs))

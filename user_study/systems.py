@@ -7,7 +7,7 @@
     folder     pictures made beforehand, by `python -m experiments.diffusion generate` or whatever else writes
                `fclip.generations`: those of the participant whose name the invitation holds (/?participant=0001), or
                the pseudonym; for a shared query those of the participant named like the query's text
-    diffusion  pictures drawn on demand by a diffusers pipeline
+    diffusion  pictures drawn on demand by a diffusers pipeline, from words; with `strength` from photographs too
 
 Every picture is brought to one size on white and to one encoding: neither sharpness nor bytes tell where it is from.
 """
@@ -109,8 +109,8 @@ class FolderSystem:
 class DiffusionSystem:
     """A diffusers pipeline; loaded when first asked."""
 
-    def __init__(self, path: str, seed: int = 0) -> None:
-        self.path, self.seed = path, seed
+    def __init__(self, path: str, seed: int = 0, strength: float | None = None) -> None:
+        self.path, self.seed, self.strength = path, seed, strength
 
     @cached_property
     def pipeline(self) -> Any:
@@ -124,8 +124,17 @@ class DiffusionSystem:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to("cuda" if on_gpu else "cpu")
 
+    @cached_property
+    def from_photograph(self) -> Any:
+        """The same components, image to image (Meng et al. 2022, SDEdit)."""
+        from diffusers import AutoPipelineForImage2Image
+
+        pipeline = AutoPipelineForImage2Image.from_pipe(self.pipeline)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
     def recommend(self, wish: Wish, n: int, progress: Progress) -> list[Recommendation]:
-        """Pictures of the words and of the filters' values; photographs are not used."""
+        """Pictures of the words and of the filters' values; with a strength each begins from the next photograph."""
         import torch
 
         from fclip.generations import seed_of
@@ -134,19 +143,35 @@ class DiffusionSystem:
         made = []
         for index in range(n):
             seed = seed_of(self.seed, f"{wish.participant}-{wish.number}", index)
+            pipeline, begin, steps = self.pipeline, {}, STEPS
+            if wish.photographs and self.strength is not None:
+                pipeline, steps = self.from_photograph, int(STEPS * self.strength)
+                photograph = wish.photographs[index % len(wish.photographs)]
+                begin = {"image": self._canvas(photograph), "strength": self.strength}
 
-            def step(_: Any, number: int, __: Any, kept: dict[str, Any], done: int = index) -> dict[str, Any]:
-                progress((done + (number + 1) / STEPS) / n)
+            def step(
+                _: Any, number: int, __: Any, kept: dict[str, Any], done: int = index, steps: int = steps
+            ) -> dict[str, Any]:
+                progress((done + (number + 1) / steps) / n)
                 return kept
 
-            result = self.pipeline(
-                prompt=PROMPT.format(words), num_inference_steps=STEPS, guidance_scale=GUIDANCE,
+            result = pipeline(
+                prompt=PROMPT.format(words), num_inference_steps=STEPS, guidance_scale=GUIDANCE, **begin,
                 generator=torch.Generator("cpu").manual_seed(seed), callback_on_step_end=step,
             )  # fmt: skip
             if any(getattr(result, "nsfw_content_detected", None) or []):
                 raise RuntimeError("the pipeline's safety checker refused a picture")
             made.append(Recommendation(f"generated-{seed}", as_shown(result.images[0])))
         return made
+
+    def _canvas(self, photograph: bytes) -> Image:
+        """A photograph, whole, on white, in the size that the model draws."""
+        from PIL import Image, ImageOps
+
+        core = getattr(self.pipeline, "unet", None) or self.pipeline.transformer
+        side = core.config.sample_size * self.pipeline.vae_scale_factor
+        opened = Image.open(io.BytesIO(photograph), formats=("JPEG",)).convert("RGB")
+        return ImageOps.pad(opened, (side, side), color="white")
 
 
 def open_systems(study: Study) -> dict[str, Answering]:
@@ -184,4 +209,4 @@ def _open(system: System, study: Study) -> Answering:
         if not Path(system.path).is_dir():
             raise UserError(f"system {system.name!r}: expected a folder of pictures, found none at {system.path}")
         return FolderSystem(system.path, [query.text for query in study.calibration])
-    return DiffusionSystem(system.path, study.seed)
+    return DiffusionSystem(system.path, study.seed, system.strength)
