@@ -144,9 +144,10 @@ def everybody(says: bool) -> bool:
 
 
 def on_device(model: Any) -> Any:
-    """The model on this process's GPU, where there is one."""
+    """The model on this process's GPU, where there is one; convolutions channels-last, which they are faster in."""
     import torch
 
+    model = model.to(memory_format=torch.channels_last)
     state = together()
     if state is not None:
         return model.to(state.device)
