@@ -23,7 +23,11 @@ from fclip.errors import UserError, run_program
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True, help=__doc__
 )
-ON_CPU = (("timm:vit_tiny_patch16_224", "112x112", 64), ("timm:mobilenetv2_100", "192x144", 64))
+ON_CPU = (
+    ("ViT-S-32-alt", "224x224", 32),
+    ("timm:vit_tiny_patch16_224", "112x112", 64),
+    ("timm:mobilenetv2_100", "192x144", 64),
+)
 ON_GPU = (("ViT-B-32", "224x224", 1024), ("ViT-B-16", "224x224", 1024))
 """Model, size and batch of `step`."""
 Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Keeps the numbers there, as JSON.")]
