@@ -28,7 +28,7 @@ class Fake:
     reads_text: bool = True
     captions: Captions = field(default_factory=lambda: Captions("[{colour} ]{kind}[ for {use}]"))
 
-    def to(self, device):
+    def to(self, device=None, memory_format=None):
         return self
 
     def require_text(self):

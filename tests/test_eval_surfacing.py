@@ -32,7 +32,7 @@ class Oracle:
     captions: Captions = field(default_factory=lambda: Captions("[{colour} ]garment[, {sleeve} sleeve]"))
     dim: int = 64
 
-    def to(self, device):
+    def to(self, device=None, memory_format=None):
         return self
 
     def require_text(self):
