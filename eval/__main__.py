@@ -56,10 +56,10 @@ def _program(context: typer.Context, cache: Cache = None, no_cache: NoCache = Fa
     (torchrun gives each process one thread: with more, a tower's last bits may differ).
     """
     from eval.cache import cached, default_folder
-    from fclip.machine import tune_cpu
+    from fclip.machine import keep_freed_memory
     from fclip.processes import joined
 
-    tune_cpu()
+    keep_freed_memory()
     context.with_resource(joined())
     folder = cache or default_folder()
     context.obj = folder
