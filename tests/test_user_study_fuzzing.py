@@ -62,7 +62,7 @@ def fields(token: str, letters: str, pictures: list[str]) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("examples", "kind"), [(60, "sqlite"), (60, "postgresql")])
+@pytest.mark.parametrize(("examples", "kind"), [(30, "sqlite"), (30, "postgresql")])
 def test_a_fuzzer_of_the_pages_finds_no_mistake_of_ours(examples, kind, tmp_path) -> None:
     """schemathesis asks as somebody unknown, as one who is to say what they like, and as one who is to judge."""
     if kind == "sqlite":
