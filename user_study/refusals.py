@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fclip.serving.limits import SECURITY_HEADERS
+from fclip.serving.limits import is_refusal, page_start
 
 LOST = "Nothing that you sent before is lost."
 
@@ -108,7 +108,7 @@ class RefusalPages:
 
         async def paged(message: Message) -> None:
             nonlocal held
-            if message["type"] == "http.response.start" and _is_refusal(message):
+            if message["type"] == "http.response.start" and is_refusal(message):
                 held = message
             elif held is None:
                 await send(message)
@@ -117,23 +117,7 @@ class RefusalPages:
                 while held["status"] == 413 and not whole and seen < self._drain:
                     seen += len((await read()).get("body", b""))
                 page = self._page(words_for(held["status"], Headers(raw=held["headers"]))).encode()
-                await send(_start(held, page))
+                await send(page_start(held, page))
                 await send({"type": "http.response.body", "body": page})
 
         return await self.app(scope, read, paged)
-
-
-def _is_refusal(message: Message) -> bool:
-    kind = Headers(raw=message["headers"]).get("content-type", "")
-    return message["status"] >= 400 and kind.startswith("application/json")
-
-
-def _start(held: Message, page: bytes) -> Message:
-    started = {**held, "headers": list(held["headers"])}
-    headers = MutableHeaders(scope=started)
-    for name, value in SECURITY_HEADERS.items():  # the layer that failed may be outside theirs
-        headers.setdefault(name, value)
-    headers["Content-Type"] = "text/html; charset=utf-8"
-    headers["Content-Length"] = str(len(page))
-    headers["Cache-Control"] = "no-store"
-    return started

@@ -56,6 +56,24 @@ def refusal(status: int, message: str, **headers: str) -> JSONResponse:
     return JSONResponse({"error": message}, status, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
+def is_refusal(start: Message) -> bool:
+    """Whether an answer's first message begins an error told as JSON, which a person would rather read on a page."""
+    kind = Headers(raw=start["headers"]).get("content-type", "")
+    return bool(start["status"] >= 400 and kind.startswith("application/json"))
+
+
+def page_start(refused: Message, page: bytes) -> Message:
+    """The first message of a page in place of a refusal: its status and headers, and those that pages have."""
+    started = {**refused, "headers": list(refused["headers"])}
+    headers = MutableHeaders(scope=started)
+    for name, value in SECURITY_HEADERS.items():  # the layer that refused may be outside theirs
+        headers.setdefault(name, value)
+    headers["Content-Type"] = "text/html; charset=utf-8"
+    headers["Content-Length"] = str(len(page))
+    headers["Cache-Control"] = "no-store"
+    return started
+
+
 class SecurityHeaders:
     """Headers for every answer, and no state changes or work for pages of other origins."""
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 from urllib.parse import quote
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fclip.serving.assets import render
-from fclip.serving.limits import SECURITY_HEADERS
+from fclip.serving.limits import is_refusal, page_start
 from fclip.serving.sessions import SIGN_IN
 
 PAGES = ("/", SIGN_IN)
@@ -32,7 +31,7 @@ class PageErrors:
 
         async def paged(message: Message) -> None:
             nonlocal held, body
-            if message["type"] == "http.response.start" and _is_refusal(message):
+            if message["type"] == "http.response.start" and is_refusal(message):
                 held = message
             elif held is None:
                 await send(message)
@@ -40,26 +39,10 @@ class PageErrors:
                 body += message.get("body", b"")
                 if not message.get("more_body", False):
                     page = _page(scope, held["status"], body)
-                    await send(_start(held, page))
+                    await send(page_start(held, page))
                     await send({"type": "http.response.body", "body": page})
 
         await self.app(scope, receive, paged)
-
-
-def _is_refusal(message: Message) -> bool:
-    kind = Headers(raw=message["headers"]).get("content-type", "")
-    return message["status"] >= 400 and kind.startswith("application/json")
-
-
-def _start(held: Message, page: bytes) -> Message:
-    started = {**held, "headers": list(held["headers"])}
-    headers = MutableHeaders(scope=started)
-    for name, value in SECURITY_HEADERS.items():
-        headers.setdefault(name, value)
-    headers["Content-Type"] = "text/html; charset=utf-8"
-    headers["Content-Length"] = str(len(page))
-    headers["Cache-Control"] = "no-store"
-    return started
 
 
 def _page(scope: Scope, status: int, body: bytes) -> bytes:
