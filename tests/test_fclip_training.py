@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import AUGMENTED, EVERYTHING, assert_equal, constant, curve, weights
 from datasets import Dataset
-
+from test_fclip_machine import Types
 import fclip.training
 from fclip.checkpoint import load_checkpoint
 from fclip.config import load_preset
@@ -118,6 +118,15 @@ def test_the_temperature_stays_in_clips_range(fit, preset, build, start, end):
     model.clip.logit_scale.data.fill_(start)
     fit(preset(epochs=1, optim={"lr": 1e-9}), model=model)
     assert model.clip.logit_scale.item() == pytest.approx(end, abs=1e-6)
+
+
+def test_on_a_cpu_a_step_in_halves_attends_in_full(fit, preset, monkeypatch):
+    """Blockwise attention in halves is what `fclip.machine.slow_halves_in_full` avoids."""
+    monkeypatch.setattr("fclip.training.uses_bf16", lambda preset: True)
+    with Types() as types:
+        fit(preset(epochs=1))
+    assert ("pointwise", torch.bfloat16) in types.seen  # autocast is on
+    assert ("attention", torch.bfloat16) not in types.seen
 
 
 # What is kept
