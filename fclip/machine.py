@@ -59,7 +59,8 @@ def slow_halves_in_full() -> AbstractContextManager[Any]:
 
     The gradient of a strided depthwise convolution (every MobileNet and EfficientNet has some) takes 6 to 40 times as
     long in bfloat16 as in float32, that of attention over 13 to 200 tokens 1.5 to 7 times (PyTorch 2.14, one core with
-    AMX): together more than the rest of a MobileNetV2 step. Without gradients nothing changes, nor on a GPU.
+    AMX); a MobileNetV2 step of 64 pictures of 96×72 is 1.7 times as fast for it. Without gradients nothing changes,
+    nor on a GPU.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -12,6 +12,7 @@ import torch
 from conftest import AUGMENTED, EVERYTHING, assert_equal, constant, curve, weights
 from datasets import Dataset
 from test_fclip_machine import Types
+
 import fclip.training
 from fclip.checkpoint import load_checkpoint
 from fclip.config import load_preset

@@ -55,7 +55,7 @@ def serve(file: str | Path, database: str | None, host: str, port: int, rate_per
     from fclip.machine import tune_cpu
 
     study, store = open_study(file, database)
-    shared_photographs(study)  # now, not when the first participant comes
+    shared_photographs(study)  # one that cannot be read is told now, not to the first participant
     tune_cpu()
     sys.setswitchinterval(SWITCH_S)
     monitor = os.environ.get(TOKEN, "")

@@ -264,7 +264,7 @@ async def _connect(uri: str) -> Any:
 
 
 def _wait(work: Coroutine[Any, Any, T]) -> T:
-    """What LanceDB's thread makes of it."""
+    """What LanceDB's thread makes of it. The thread is not public: setup.cfg names the release that has it."""
     from lancedb.background_loop import LOOP
 
     return LOOP.run(work)
