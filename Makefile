@@ -15,7 +15,7 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 # What takes minutes: the README's commands and the demo itself.
 slow: $(READY)

@@ -205,7 +205,7 @@ def _centred_parts(parts: Parts, background: Background) -> Floats:
 
 
 def _rrf(parts: Parts, vectors: Floats, background: Background) -> Fused:
-    cosines = parts.vectors @ vectors.T
+    cosines = (parts.vectors @ vectors.T).round(6)  # the last digits hang on a row's place in the product
     ahead = np.stack([len(row) - np.searchsorted(np.sort(row), row, side="right") for row in cosines])
     contributions = parts.shares()[:, None] / (RRF_OFFSET + 1 + ahead)
     scores = contributions.sum(0)
