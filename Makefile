@@ -19,7 +19,7 @@ test: $(READY)
 
 # What takes minutes: the README's commands and the demo itself.
 slow: $(READY)
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
