@@ -55,6 +55,20 @@ def test_its_spread_lies_about_the_distance_and_wants_several_participants(rng):
     assert np.isnan(frechet_samples(ours, real, np.zeros(60), 3, 0)).all()
 
 
+@pytest.mark.parametrize(("n", "width"), [(60, 8), (30, 64)])
+def test_each_sample_is_the_distance_of_the_pictures_drawn(rng, n, width):
+    ours, real, people = rng.normal(size=(n, width)) + 5, rng.normal(size=(300, width)), rng.integers(12, size=n)
+    names = np.unique(people)
+    draws = np.random.default_rng(3)
+    drawn = [
+        np.concatenate([np.flatnonzero(people == names[i]) for i in draws.integers(len(names), size=len(names))])
+        for _ in range(20)
+    ]
+    naive = np.array([frechet_distance(ours[rows], real) for rows in drawn])
+    found = frechet_samples(ours, real, people, 20, 3)
+    np.testing.assert_allclose(found - found.mean(), naive - naive.mean(), atol=1e-4)
+
+
 def test_the_kernel_distance_is_torchmetrics_and_a_loop(rng):
     from torchmetrics.image.kid import poly_mmd
 

@@ -70,10 +70,26 @@ def frechet_samples(first: Vectors, second: Vectors, clusters: NDArray[Any], res
     if len(names) < 2 or len(second) < 2 or not resamples:
         return np.full(resamples, np.nan)
     rng, other = np.random.default_rng(seed), moments(second)
-    members = [np.flatnonzero(place == i) for i in range(len(names))]
-    drawn = (np.concatenate([members[i] for i in rng.integers(len(names), size=len(names))]) for _ in range(resamples))
-    found = np.array([frechet(moments(first[rows]), other) for rows in drawn])
+    values, (mean, root) = np.asarray(first, np.float64), other
+    centre, trace = values.mean(0), (root**2).sum()
+    values = values - centre  # small numbers, so that squares lose nothing
+    lengths, crossed = (values**2).sum(1), values @ root.T
+    found = np.empty(resamples)
+    for number in range(resamples):
+        drawn = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))[place]
+        rows = np.flatnonzero(drawn)
+        counts = drawn[rows].astype(np.float64)
+        n, moved = counts.sum(), counts @ values[rows] / counts.sum()
+        spread = (counts @ lengths[rows] - n * (moved**2).sum()) / (n - 1)
+        common = _nuclear((crossed[rows] - moved @ root.T) * np.sqrt(counts / (n - 1))[:, None])
+        found[number] = ((centre + moved - mean) ** 2).sum() + spread + trace - 2 * common
     return found - found.mean() + frechet(moments(first), other)
+
+
+def _nuclear(matrix: Array) -> float:
+    """The sum of a matrix's singular values, by its smaller Gram matrix: half of the digits, a fraction of the time."""
+    gram = matrix.T @ matrix if len(matrix) > matrix.shape[1] else matrix @ matrix.T
+    return float(np.sqrt(np.linalg.eigvalsh(gram).clip(0)).sum())
 
 
 def kernel_distance(first: Vectors, second: Vectors) -> float:
