@@ -56,10 +56,11 @@ def _program(context: typer.Context, cache: Cache = None, no_cache: NoCache = Fa
     (torchrun gives each process one thread: with more, a tower's last bits may differ).
     """
     from eval.cache import cached, default_folder
-    from fclip.machine import keep_freed_memory
+    from fclip.machine import keep_freed_memory, tune_products
     from fclip.processes import joined
 
     keep_freed_memory()
+    tune_products()
     context.with_resource(joined())
     folder = cache or default_folder()
     context.obj = folder

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fclip.machine import products_as_pytorch_has_them
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -69,9 +71,10 @@ class Peer:
         from open_clip_train.train import train_one_epoch
 
         data = {"train": SimpleNamespace(dataloader=_Counted(batches, self._args.batch_size), set_epoch=_nothing)}
-        train_one_epoch(
-            self.clip, data, self._loss, self._epoch, self._optimizer, None, self._schedule, None, self._args
-        )
+        with products_as_pytorch_has_them():
+            train_one_epoch(
+                self.clip, data, self._loss, self._epoch, self._optimizer, None, self._schedule, None, self._args
+            )
         self._epoch += 1
 
 

@@ -8,7 +8,8 @@ requests    a whole /search (encode, search, response) on localhost by 1, 8 and 
 embedding   pictures/s from JPEGs by `fclip.embedding`, ONNX Runtime, sentence-transformers' `encode` and
             `transformers`, the same random CLIP
 
-Each turn takes all ways one after the other; medians over turns are printed. Run it when nothing else does.
+Each turn takes all ways one after the other; medians over turns are printed. Run it when nothing else does. The peers
+multiply as PyTorch does by itself; freed memory is kept for all.
 """
 
 from __future__ import annotations
@@ -160,6 +161,8 @@ def by_sentence_transformers(model: Any, folder: Path) -> Callable[[list[bytes]]
     """The same weights, exported as a `transformers` folder, in sentence-transformers' own CLIP module."""
     from PIL import Image
 
+    from fclip.machine import products_as_pytorch_has_them
+
     exported = transformers_folder(model, folder)
     try:
         from sentence_transformers import SentenceTransformer
@@ -170,7 +173,12 @@ def by_sentence_transformers(model: Any, folder: Path) -> Callable[[list[bytes]]
     except Exception as error:  # its modules move between releases
         print(f"no sentence-transformers: {type(error).__name__}: {str(error)[:200]}")
         return None
-    return lambda files: peer.encode([Image.open(io.BytesIO(data)).convert("RGB") for data in files], batch_size=32)
+
+    def embed(files: list[bytes]) -> Any:
+        with products_as_pytorch_has_them():
+            return peer.encode([Image.open(io.BytesIO(data)).convert("RGB") for data in files], batch_size=32)
+
+    return embed
 
 
 def by_transformers(model: Any, folder: Path) -> Callable[[list[bytes]], Any]:
@@ -179,10 +187,13 @@ def by_transformers(model: Any, folder: Path) -> Callable[[list[bytes]], Any]:
     from transformers import CLIPImageProcessor
     from transformers import CLIPModel as Peer
 
+    from fclip.machine import products_as_pytorch_has_them
+
     exported = str(transformers_folder(model, folder))
     peer, processor = Peer.from_pretrained(exported).eval(), CLIPImageProcessor.from_pretrained(exported)
 
     @torch.inference_mode()
+    @products_as_pytorch_has_them()
     def embed(files: list[bytes]) -> Any:
         opened = [Image.open(io.BytesIO(data)).convert("RGB") for data in files]
         parts = []

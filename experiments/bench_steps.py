@@ -4,8 +4,8 @@
     print(found["ratio"])   # our samples per second, over open_clip's
 
 Ours is the loop's own step on the loop's own batches (uint8, each caption once); open_clip's is `train_one_epoch` on
-its own (float32, a caption for each picture). Both clip the gradient and get the same tuned memory allocator, so the
-ratio says what is left: the work on repeated captions, the optimiser, the waits.
+its own (float32, a caption for each picture), with products as PyTorch makes them. Both clip the gradient and get the
+same tuned memory allocator.
 """
 
 from __future__ import annotations

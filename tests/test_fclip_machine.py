@@ -9,8 +9,15 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import fclip.machine
 from fclip.config import Preset
-from fclip.machine import slow_halves_in_full, uses_bf16
+from fclip.machine import (
+    is_better_at_products,
+    products_as_pytorch_has_them,
+    slow_halves_in_full,
+    tune_products,
+    uses_bf16,
+)
 
 
 @pytest.mark.parametrize(
@@ -102,3 +109,46 @@ def test_gradients_are_those_in_full_to_the_precision_of_halves(layers):
 def test_on_a_machine_with_a_gpu_nothing_changes(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert isinstance(slow_halves_in_full(), nullcontext)
+
+
+@pytest.fixture
+def products():
+    """PyTorch's setting of who multiplies, put back afterwards."""
+    is_better_at_products.cache_clear()
+    yield torch.backends.mkldnn.matmul
+    is_better_at_products.cache_clear()
+    fclip.machine._multiply_by_onednn(False)
+
+
+def error_of_a_product() -> float:
+    a, b = torch.randn(100, 700), torch.randn(700, 300)
+    exact = a.double() @ b.double()
+    return float((a @ b - exact).norm() / exact.norm())
+
+
+def test_tuned_products_are_those_of_float32_on_any_machine(products):
+    tune_products()
+    assert error_of_a_product() < 2e-6
+    assert (products.fp32_precision == "bf16") == is_better_at_products()
+    assert torch.backends.cuda.flash_sdp_enabled() != is_better_at_products()
+
+
+@pytest.mark.parametrize("other", ["an Intel processor", "a GPU", "a processor that multiplies in halves"])
+def test_elsewhere_products_stay_as_pytorch_has_them(products, monkeypatch, other):
+    monkeypatch.setattr(fclip.machine, "_is_amd", lambda: other != "an Intel processor")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: other == "a GPU")
+    if other == "a processor that multiplies in halves":
+        monkeypatch.setattr(fclip.machine, "FLOAT32_ERROR", 0.0)
+    tune_products()
+    assert products.fp32_precision == "none"
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_what_others_do_is_done_with_untuned_products(products, monkeypatch):
+    monkeypatch.setattr(fclip.machine, "is_better_at_products", lambda: True)
+    tune_products()
+    with products_as_pytorch_has_them():
+        assert products.fp32_precision == "none"
+        assert torch.backends.cuda.flash_sdp_enabled()
+    assert products.fp32_precision == "bf16"
+    assert not torch.backends.cuda.flash_sdp_enabled()
