@@ -109,6 +109,7 @@ def run_generation(
     counts |= {
         "blackened": len(read_generations(folder)) - len(made),
         "unreadable": len(ours.skipped) + len(real.skipped),
+        "without_words": sum(not words_of(one) for one in generations),
     }
     result = head("generation", subject, counts, bootstrap, seed, unit="participant")
     result |= {"generations": str(folder), "features": about, "generators": sorted({one.model for one in generations})}
@@ -160,17 +161,25 @@ def distances(
 def word_scores(
     subject: Subject, generations: Sequence[Generation], vectors: Vectors, resamples: int, seed: int
 ) -> tuple[dict[str, Score], dict[str, Score]]:
-    """CLIP score with one's own words, and with those of the other participants."""
-    said = [str(one.settings.get("text") or one.prompt) for one in generations]
-    distinct = list(dict.fromkeys(said))
-    words = embed_texts(subject.model, distinct)
-    cosines = np.maximum(100 * vectors.astype(np.float64) @ words.T.astype(np.float64), 0)  # (N, T)
-    own = np.array([distinct.index(text) for text in said])
-    right = cosines[np.arange(len(own)), own]
-    others = (cosines.sum(1) - right) / (len(distinct) - 1) if len(distinct) > 1 else np.full(len(own), np.nan)
+    """CLIP score with one's own words, and with those of the other participants; nan for pictures made without any."""
+    said = [words_of(one) for one in generations]
+    distinct = [text for text in dict.fromkeys(said) if text]
+    right, others = np.full((2, len(said)), np.nan)
+    if distinct:
+        rows = np.array([row for row, text in enumerate(said) if text])
+        words = embed_texts(subject.model, distinct)
+        cosines = np.maximum(100 * vectors[rows].astype(np.float64) @ words.T.astype(np.float64), 0)  # (N, T)
+        right[rows] = cosines[np.arange(len(rows)), [distinct.index(said[row]) for row in rows]]
+        if len(distinct) > 1:
+            others[rows] = (cosines.sum(1) - right[rows]) / (len(distinct) - 1)
     people = [one.participant for one in generations]
     found = mean_scores({"own": right, "others": others}, people, resamples, seed)
     return {"clip_score": found["own"]}, {"clip_score": found["others"]}
+
+
+def words_of(generation: Generation) -> str:
+    """What its participant said; empty for a generator that hears no words, as a DCGAN."""
+    return str(generation.settings.get("text") or generation.prompt).strip()
 
 
 def similarities(vectors: Vectors, people: NDArray[Any], resamples: int, seed: int) -> dict[str, Score]:
@@ -216,6 +225,8 @@ def remarks(result: Mapping[str, Any], dimensions: int) -> list[str]:
         )
     if counts["blackened"]:
         found.append(f"{counts['blackened']} pictures that a safety checker blackened were left out")
+    if counts["without_words"]:
+        found.append(f"{counts['without_words']} pictures were made without words and have no CLIP score")
     if counts["unreadable"]:
         found.append(f"{counts['unreadable']} pictures could not be read; the result's `skipped` names them")
     return found

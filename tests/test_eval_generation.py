@@ -76,7 +76,7 @@ def test_every_score_is_what_the_embeddings_say(place, catalogue):
     assert found["memory_mb"] == {"value": 900, "low": 900, "high": 900}
     assert result["counts"] == {
         "pictures": 8, "participants": 4, "catalogue": len(train), "real": 8, "kid_subsets": 5, "kid_subset_size": 8,
-        "blackened": 0, "unreadable": 0,
+        "blackened": 0, "unreadable": 0, "without_words": 0,
     }  # fmt: skip
     assert all(
         found[name]["low"] <= found[name]["value"] <= found[name]["high"] for name in ("fid", "nearest", "seconds")
@@ -105,6 +105,27 @@ def test_few_pictures_are_said_to_be_few_and_black_ones_left_out(place, tmp_path
     )
     assert result["notes"][1] == "1 pictures that a safety checker blackened were left out"
     assert result["metrics"]["nearest"]["low"] is None
+
+
+def test_pictures_made_without_words_have_no_clip_score(place, tmp_path):
+    def measured(silent):
+        folder = tmp_path / f"{len(silent)} silent"
+        folder.mkdir()
+        for one in read_generations(place / "made"):
+            said = {"prompt": " ", "settings": {}} if one.participant in silent else {}
+            keep(folder, replace(one, **said), Image.open(place / "made" / one.file))
+        options = {"bootstrap": 50, "subsets": 2, "progress": False}
+        return run_generation(folder, place / "garments", place / "model", **options)
+
+    some, none = measured("3"), measured("0123")
+    assert some["notes"][-1] == "2 pictures were made without words and have no CLIP score"
+    model = load_checkpoint(place / "model")
+    ours = embed_catalogue(model, as_pictures(place / "made", read_generations(place / "made"))).vectors[:6]
+    cosines = np.maximum(100 * ours @ embed_texts(model, ["red dress", "blue shirt", "green hat"]).T, 0)
+    expected = cosines[np.arange(6), np.repeat(np.arange(3), 2)].mean()
+    assert some["metrics"]["clip_score"]["value"] == pytest.approx(expected, abs=1e-3)
+    assert none["metrics"]["clip_score"]["value"] is None
+    assert none["metrics"]["kid"]["value"] is not None
 
 
 def test_the_command_prints_writes_and_tells_how_to_get_the_same(place, tmp_path, capsys):
