@@ -63,7 +63,8 @@ def compare(
     from fclip.store.filters import where_from_text
 
     people = read_participants(preferences)
-    indexes, folders = named(index or [], "--index"), named(generations or [], "--generations")
+    indexes = named(index or [], "--index")
+    folders = {name: Path(folder) for name, folder in named(generations or [], "--generations").items()}
     if not indexes and not folders:
         raise UserError("expected something to compare: --index NAME=FOLDER or --generations NAME=FOLDER")
     if both := indexes.keys() & folders.keys():
@@ -77,7 +78,7 @@ def compare(
 
 def build(
     people: Sequence[Participant],
-    indexes: Mapping[str, Path],
+    indexes: Mapping[str, str],
     folders: Mapping[str, Path],
     out: Path,
     *,
@@ -109,20 +110,20 @@ def build(
     ]
 
 
-def named(given: Sequence[str], option: str) -> dict[str, Path]:
-    """NAME=FOLDER → folders by name.
+def named(given: Sequence[str], option: str) -> dict[str, str]:
+    """NAME=FOLDER → folders, or addresses of indexes, by name.
 
     Raises:
         UserError: no such form, a name that is no folder's, or one given twice.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for one in given:
         name, equals, folder = one.partition("=")
         if not equals or not folder or not NAME.fullmatch(name):
             raise UserError(f"expected {option} NAME=FOLDER, the name of letters, digits, - and _, got {one!r}")
         if name in found:
             raise UserError(f"{option} names {name} twice; give each system a name of its own")
-        found[name] = Path(folder)
+        found[name] = folder
     return found
 
 
@@ -130,7 +131,7 @@ Made = tuple["Generation", "Image", str]
 """A picture's line, the picture, and what the page says below it."""
 
 
-def recommended(people: Sequence[Participant], folder: Path, k: int, where: Where) -> Iterator[Made]:
+def recommended(people: Sequence[Participant], folder: str, k: int, where: Where) -> Iterator[Made]:
     """What an index answers to each participant's words and photographs."""
     from PIL import Image
 

@@ -39,6 +39,11 @@ def test_what_is_not_said_is_as_in_the_paper_and_paths_are_beside_the_file(tmp_p
     assert load_study(tmp_path / "STUDY.yaml").systems[1].path == str(tmp_path / "hub/stable-diffusion")
 
 
+def test_an_index_may_lie_in_an_object_store(tmp_path):
+    study = load_study(written(tmp_path, STUDY.replace("indexes/plain", "s3://shop/index")))
+    assert study.systems[0].path == "s3://shop/index"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -92,10 +92,10 @@ class Study:
             raise ValueError("ask_generated needs a system with generated: true")
 
     def beside(self, folder: Path) -> Self:
-        """The study with its paths seen from a folder; a hub name of a diffusion model stays."""
+        """The study with its paths seen from a folder; an index's address and a diffusion model's hub name stay."""
 
         def place(path: str) -> str:
-            return str(folder / Path(path).expanduser())
+            return path if "://" in path else str(folder / Path(path).expanduser())
 
         systems = [
             system

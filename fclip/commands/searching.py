@@ -24,7 +24,7 @@ MANY_IDS = 20_000  # ids among which the nearest to a mistyped one is looked for
 
 
 def search(
-    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Its folder.")],
+    index: Annotated[str, typer.Argument(metavar="INDEX", help="Its folder, or the address of a store.")],
     text: Annotated[list[str] | None, typer.Option(metavar="WORDS", help="May be repeated.")] = None,
     image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A photograph; may be repeated.")] = None,
     item: Annotated[
@@ -112,7 +112,7 @@ def search(
     save_contact_sheet(sheet, contact_sheet(answers, query.texts, shown, where_in_words(filters), avoid=query.avoid))
     print(f"contact sheet: {sheet}", file=sys.stderr)
     if json is not None:
-        write_json(json, {"index": str(index), **_plain_query(query), "answers": list(map(_plain, answers))})
+        write_json(json, {"index": index, **_plain_query(query), "answers": list(map(_plain, answers))})
         print(f"written: {json}", file=sys.stderr)
 
 
