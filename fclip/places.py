@@ -4,11 +4,17 @@
     place.write("index.json", data)
 
 A file appears whole or not at all: object stores promise that, and here it is written beside and renamed. Credentials
-are those that pyarrow (and LanceDB) find: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ….
+are those that pyarrow (and LanceDB) find: AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, …; AWS_ENDPOINT_URL is the
+address of an S3 server that is not Amazon's.
+
+Every method raises StoreUnavailableError when the object store cannot be reached, and UserError when it has no such
+bucket or refuses a key or what its owner may not do.
 """
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +52,10 @@ class Place:
             with system.open_input_stream(f"{path}/{name}") as stream:
                 return stream.read()
         except FileNotFoundError:
+            self._check_bucket(system, path)
             return None
         except OSError as error:
-            raise self._unavailable(error) from error
+            raise self._failed(error) from error
 
     def mark(self, name: str) -> Any:
         """What changes when a file is written anew; None where there is none. Costs less than reading."""
@@ -62,7 +69,7 @@ class Place:
         try:
             info = system.get_file_info(f"{path}/{name}")
         except OSError as error:
-            raise self._unavailable(error) from error
+            raise self._failed(error) from error
         return (info.mtime_ns, info.size) if info.is_file else None
 
     def write(self, name: str, data: bytes) -> None:
@@ -78,7 +85,7 @@ class Place:
             with system.open_output_stream(f"{path}/{name}") as stream:
                 stream.write(data)
         except OSError as error:
-            raise self._unavailable(error) from error
+            raise self._failed(error) from error
 
     def remove(self, name: str) -> None:
         """Removes a file if it is there."""
@@ -91,7 +98,7 @@ class Place:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise self._unavailable(error) from error
+            raise self._failed(error) from error
 
     def empty(self) -> bool:
         """Whether nothing lies there."""
@@ -100,7 +107,10 @@ class Place:
         from pyarrow.fs import FileSelector
 
         system, path = self._system()
-        return not system.get_file_info(FileSelector(path, allow_not_found=True))
+        try:
+            return not system.get_file_info(FileSelector(path, allow_not_found=True))
+        except OSError as error:
+            raise self._failed(error) from error
 
     def _system(self) -> tuple[Any, str]:
         from pyarrow.fs import FileSystem
@@ -112,5 +122,18 @@ class Place:
             raise UserError(f"expected a folder, s3://… or gs://…, got {self.uri}: {reason}") from None
         return system, path.rstrip("/")
 
-    def _unavailable(self, error: Exception) -> StoreUnavailableError:
-        return StoreUnavailableError(f"{self.uri} cannot be reached: {str(error).splitlines()[0][:200]}")
+    def _check_bucket(self, system: Any, path: str) -> None:
+        """What is not there may be so for want of a bucket. Who may not ask for buckets is not told."""
+        from pyarrow.fs import FileType
+
+        with suppress(OSError):
+            if system.type_name == "s3" and system.get_file_info(path.split("/")[0]).type == FileType.NotFound:
+                raise UserError(f"there is no bucket for {self.uri}; create it, or correct the address")
+
+    def _failed(self, error: Exception) -> UserError | StoreUnavailableError:
+        reason = str(error).splitlines()[0]
+        if "NO_SUCH_BUCKET" in reason:
+            return UserError(f"there is no bucket for {self.uri}; create it, or correct the address")
+        if found := re.search("ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH", reason):
+            return UserError(f"{self.uri} refuses ({found[0]}); set AWS_ACCESS_KEY_ID and the like of who may do this")
+        return StoreUnavailableError(f"{self.uri} cannot be reached: {reason[:200]}")

@@ -260,6 +260,19 @@ def world(monkeypatch):
     return World
 
 
+@pytest.fixture(scope="module")
+def s3():
+    """An S3 server on this machine, which the environment names; its bucket is called shop."""
+    from object_store import ObjectStore
+
+    store = ObjectStore()
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in store.environment.items():
+            patched.setenv(name, value)
+        yield store
+    store.close()
+
+
 @pytest.fixture(scope="session")
 def tiny_sd(tmp_path_factory):
     """The folder of a tiny Stable Diffusion; not to be changed."""

@@ -1,4 +1,4 @@
-"""Both stores keep the same contract: what plain Python over the same rows would answer."""
+"""All stores keep the same contract: what plain Python over the same rows would answer."""
 
 from __future__ import annotations
 
@@ -67,10 +67,13 @@ def fits(row: dict, condition) -> bool:
     return any((low is None or v >= low) and (high is None or v <= high) for v in values)
 
 
-@pytest.fixture(scope="module", params=["lance", "qdrant"])
+@pytest.fixture(scope="module", params=["lance", "lance in S3", "qdrant"])
 def address(request, tmp_path_factory):
     """address(name) → where a store of that name may be."""
     folder = tmp_path_factory.mktemp("stores")
+    if request.param == "lance in S3":
+        request.getfixturevalue("s3")
+        return lambda name: f"s3://shop/{name}"
     if request.param == "lance":
         return lambda name: str(folder / name)
     return lambda name: f"qdrant:memory/{name}"
@@ -220,16 +223,16 @@ def test_creating_begins_anew_and_dropping_leaves_nothing(store, address) -> Non
         open_store(store.uri)
 
 
-@pytest.mark.parametrize("module", ["lance", "qdrant"])
-def test_a_large_store_reports_the_recall_it_has(tmp_path, monkeypatch, module) -> None:
-    monkeypatch.setattr(getattr(fclip.store, module), "EXACT_UP_TO", 300)
-    uri = str(tmp_path / "large") if module == "lance" else "qdrant:memory/large"
+def test_a_large_store_reports_the_recall_it_has(address, monkeypatch) -> None:
+    for module in (fclip.store.lance, fclip.store.qdrant):
+        monkeypatch.setattr(module, "EXACT_UP_TO", 300)
+    uri = address("large")
     store, rng = create_store(uri, SCHEMA), np.random.default_rng(0)
     rows = [row | {"vector": rng.normal(size=D).astype(np.float32).tolist()} for row in rows_of(range(600))]
     store.add(table(rows))
     asked = {"some": rng.normal(size=(20, D)).astype(np.float32), "none": np.empty((0, D), np.float32)}
     tuning = store.optimise(lambda: asked, fresh=True)
-    assert tuning.kind == {"lance": "IVF_RQ", "qdrant": "HNSW"}[module]
+    assert tuning.kind == ("HNSW" if uri.startswith("qdrant") else "IVF_RQ")
     reopened = open_store(uri, tuning.settings)
     shares = []
     for vector in asked["some"]:

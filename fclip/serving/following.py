@@ -79,7 +79,7 @@ class Follower:
         place = Place(located(self._place))
         try:
             mark = (str(place), place.mark(ABOUT))
-        except StoreUnavailableError:  # which is said where questions are answered
+        except (UserError, StoreUnavailableError):  # which is said where questions are answered
             return None
         first, self._looks = self._mark is None, self._looks + 1
         if mark == self._mark and (self.refused is None or self._looks % AGAIN_AFTER):

@@ -2,7 +2,8 @@
 
     store = LanceStore.create("garments-index/pictures-1", schema)      # or s3://bucket/garments-index/pictures-1
 
-Many processes read while others write: every write is a new version, and a reader looks for one every few seconds.
+Many processes read while others write: every write is a new version, and a reader looks for one every few seconds. In
+an object store a version is written by a conditional PUT (If-None-Match), which S3 and most of its like have.
 Up to `EXACT_UP_TO` rows every vector is compared; above, IVF_RQ (inverted lists of 4-bit codes, RaBitQ,
 https://arxiv.org/abs/2405.12497) chooses candidates that are compared exactly. How many lists are looked through is
 measured when the index is built.
@@ -13,10 +14,13 @@ thread, which takes as long as searching does.
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +39,10 @@ EXACT_UP_TO = 5_000  # rows: comparing all of them takes as long as asking an in
 SEEN_WITHIN = timedelta(seconds=2)  # what others wrote
 KEPT_FOR = timedelta(hours=1)  # versions, for those who still read them
 NOW = timedelta(milliseconds=1)
-PAUSES_SECONDS = (0.1, 0.4, 1.6)  # before the tries after the first
+PAUSES_SECONDS = (0.1, 0.4, 1.6)  # before the tries after the first; an object store's client makes four of its own
+UNREACHED = "Failed to connect"  # begins a ValueError of LanceDB that is of no value
+REASON = re.compile(r'<Code>(\w+)|message: "([^"]+)"|(HTTP error: [^,\n]+)')
+"""Where LanceDB says, deep in a page of text, why an object store cannot be reached."""
 GET_AT_ONCE = 1000  # ids
 EFFORTS = (*((p, c) for c in (20, 40, 80, 160, 320) for p in (8, 16, 32, 64, 128)), (256, 640), (512, 640))
 """Lists to look through, and candidates that are compared exactly, which cost more; the first that suffice are kept."""
@@ -86,7 +93,7 @@ class LanceStore:
 
     def add(self, rows: pa.Table) -> None:
         # No second try: one that seems to have failed may have been committed, and would be doubled.
-        _wait(self._table.add(rows))
+        self._once(lambda: self._table.add(rows))
 
     def upsert(self, rows: pa.Table) -> None:
         merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
@@ -172,12 +179,13 @@ class LanceStore:
 
     def optimise(self, queries: Queries, fresh: bool = False) -> Tuning:
         rows = self.count()
-        lists = next((index for index in _wait(self._table.list_indices()) if "vector" in index.columns), None)
+        lists = next((index for index in self._do(self._table.list_indices) if "vector" in index.columns), None)
         # LanceDB 0.40's optimize() also merges new rows into the lists, and a tenth to a third of the recall is lost:
         # it is only called where the lists are made anew afterwards. Rows in no list are compared exactly.
         outside = rows if lists is None else lists.num_unindexed_rows
         if lists is None or outside > MOST_OUTSIDE:
-            _wait(self._table.optimize(cleanup_older_than=NOW if fresh else KEPT_FOR, delete_unverified=fresh))
+            kept = NOW if fresh else KEPT_FOR
+            self._once(lambda: self._table.optimize(cleanup_older_than=kept, delete_unverified=fresh))
             if rows > EXACT_UP_TO:
                 self._index_columns()
                 self._index_vectors(rows)
@@ -194,13 +202,13 @@ class LanceStore:
             async def dropped() -> None:
                 await (await _connect(self.uri)).drop_all_tables()
 
-            _wait(dropped())
+            _retried(self.uri, lambda: _wait(dropped()))
 
     def _index_columns(self) -> None:
         """An index for every column that is filtered on, of the kind that fits its values."""
         from lancedb.index import Bitmap, BTree, LabelList
 
-        there = {column for index in _wait(self._table.list_indices()) for column in index.columns}
+        there = {column for index in self._do(self._table.list_indices) for column in index.columns}
         for field in self._schema:
             if field.name in there or not (field.name == "id" or field.name.startswith("group_")):
                 continue
@@ -209,13 +217,13 @@ class LanceStore:
                 config = LabelList()
             elif field.name != "id" and pa.types.is_string(field.type) and len(self.facet(field.name)) < MOST_IN_BITMAP:
                 config = Bitmap()
-            _wait(self._table.create_index(field.name, config=config))
+            self._once(partial(self._table.create_index, field.name, config=config))
 
     def _index_vectors(self, rows: int) -> None:
         from lancedb.index import IvfRq
 
         config = IvfRq(distance_type="cosine", num_partitions=_lists_of(rows), num_bits=BITS)
-        _wait(self._table.create_index("vector", config=config))
+        self._once(lambda: self._table.create_index("vector", config=config))
 
     def _tuned(self, queries: Mapping[str, np.ndarray], rows: int) -> Tuning:
         """Tries harder and harder until enough of the true neighbours are found for every kind of query."""
@@ -251,6 +259,10 @@ class LanceStore:
     def _do(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return _retried(self.uri, lambda: _wait(call()))
 
+    def _once(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """A folder's errors stay what they are: a full disk is known by its own."""
+        return self._do(call) if "://" in self.uri else _wait(call())
+
 
 def _lists_of(rows: int) -> int:
     """As many lists as the square root of the rows."""
@@ -260,7 +272,14 @@ def _lists_of(rows: int) -> int:
 async def _connect(uri: str) -> Any:
     import lancedb
 
-    return await lancedb.connect_async(uri, read_consistency_interval=SEEN_WITHIN)
+    options = _endpoint() if uri.startswith("s3://") else None
+    return await lancedb.connect_async(uri, read_consistency_interval=SEEN_WITHIN, storage_options=options)
+
+
+def _endpoint() -> dict[str, str]:
+    """The address of an S3 server that is not Amazon's, from where pyarrow has it too (`fclip.places`)."""
+    url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return {"aws_endpoint": url, "allow_http": str(url.startswith("http://")).lower()} if url else {}
 
 
 def _wait(work: Coroutine[Any, Any, T]) -> T:
@@ -275,11 +294,13 @@ async def _following(batches: Any) -> pa.RecordBatch | None:
 
 
 def _retried(uri: str, call: Callable[[], T]) -> T:
-    """What the call returns, tried again after a while when the disk or the network fails."""
-    for pause in (*PAUSES_SECONDS, None):
+    """What the call returns, tried again after a while when the disk fails."""
+    for pause in (*(() if "://" in uri else PAUSES_SECONDS), None):
         try:
             return call()
-        except (OSError, RuntimeError) as error:  # what LanceDB raises for both
+        except (OSError, RuntimeError, ValueError) as error:  # what LanceDB raises for a disk and a network
+            if isinstance(error, ValueError) and UNREACHED not in str(error):
+                raise
             if pause is None:
                 raise StoreUnavailableError(f"the store {uri} cannot be reached: {_line(error)}") from error
             time.sleep(pause)
@@ -287,6 +308,8 @@ def _retried(uri: str, call: Callable[[], T]) -> T:
 
 
 def _line(error: Exception) -> str:
+    if found := REASON.search(str(error)):
+        return next(part for part in found.groups() if part)
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
