@@ -176,6 +176,19 @@ def test_of_what_several_write_at_once_nothing_is_lost(s3, uri, model, catalogue
     assert len(contents(open_index(uri))) == 24 + 4 * 4 * 24
 
 
+def test_a_file_written_twice_in_a_second_has_another_mark(s3, uri) -> None:
+    place = Place(uri)
+    assert place.mark("index.json") is None
+    seen = []
+    for data in (b"one", b"two"):
+        place.write("index.json", data)
+        seen.append(place.mark("index.json"))
+    assert seen[0] != seen[1]
+    assert place.mark("index.json") == seen[1]
+    place.remove("index.json")
+    assert (place.read("index.json"), place.empty()) == (None, True)
+
+
 # --- a server on it ---
 
 
