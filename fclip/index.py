@@ -8,7 +8,7 @@ never text in a query language. The fingerprint of the model that made the vecto
 mean nothing here, and are refused.
 
     index.json   fingerprint and checkpoint of the model, attribute groups, where the vectors are, how they are searched
-                 and with what recall, pictures that were left out
+                 and with what recall (of all pictures, and under filters), pictures that were left out
     pictures-1/  the store: id, item, split, title, thumbnail, vector, and one column for each attribute group;
                  a later build makes pictures-2, and index.json tells which one counts
     sample-1.npy vectors of pictures drawn at random

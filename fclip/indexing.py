@@ -17,7 +17,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +27,12 @@ import pyarrow.compute as pc
 
 from fclip.errors import UserError
 from fclip.files import expand, is_full
-from fclip.index import ABOUT, FORMAT, Index, open_index, read_about, store_uri
+from fclip.index import ABOUT, FORMAT, Index, open_index, read_about, schema_of, store_uri
 from fclip.index_rows import MEASURED, Kinds, index_kinds, made_of, rows_of, schema
 from fclip.places import Place
 from fclip.processes import gathered, is_main, share, wait
 from fclip.store import Store, create_store, open_store
+from fclip.store.recall import recall_under_filters
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -250,14 +251,21 @@ def finish(job: Job, rows: Store, about: Mapping[str, Any], skipped: Skipped, fr
     rows = open_store(rows.uri)  # which sees at once what other processes have just written
     drawn = _drawn(job.catalogue)
     sample = np.array([row["vector"] for row in rows.get(drawn, ["vector"])], np.float32)
-    tuning = rows.optimise(lambda: _questions(job, sample), fresh)
+    questions = cache(lambda: _questions(job, sample))
+    tuning = rows.optimise(questions, fresh)
+    filtered = recall_under_filters(rows, questions(), schema_of(about)) if tuning.recall else []
     stream = io.BytesIO()
     np.save(stream, sample, allow_pickle=False)
     job.place.write(f"sample-{about['number']}.npy", stream.getvalue())
     told = {
         "pictures": rows.count(),
         "sample": f"sample-{about['number']}.npy",
-        "search": {"kind": tuning.kind, "settings": tuning.settings, "recall": tuning.recall},
+        "search": {
+            "kind": tuning.kind,
+            "settings": tuning.settings,
+            "recall": tuning.recall,
+            "filtered": filtered,
+        },
         "skipped": [[identity, reason] for _, identity, reason in skipped],
     }
     job.place.write(ABOUT, _json({**about, **told}))

@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 from fclip.errors import StoreUnavailableError, UserError
 from fclip.store import Hit, Queries, Tuning
 from fclip.store.filters import Between, Condition, OneOf, Value
-from fclip.store.recall import recall, true_neighbours
+from fclip.store.recall import ENOUGH, recall, true_neighbours
 
 T = TypeVar("T")
 TABLE = "pictures"
@@ -51,7 +51,6 @@ CODES = 190  # that are compared in the lists in the time that one row takes whi
 MOST_COUNTED = 1000  # filters whose rows are counted and remembered
 BITS = 4  # of each number of a vector: with one, eight times as many candidates must be compared
 LEAST_REFINED = 2  # candidates for each answer, when many answers are wanted
-ENOUGH = 0.985  # recall to reach, where it can be
 MOST_OUTSIDE = 5_000  # rows that are in no list yet and are compared one by one
 MOST_IN_BITMAP = 1000  # values of a column
 ALL_LISTS = 0

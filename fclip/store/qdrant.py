@@ -24,7 +24,7 @@ import pyarrow as pa
 from fclip.errors import StoreUnavailableError, UserError
 from fclip.store import Hit, Queries, Tuning
 from fclip.store.filters import Between, Condition, OneOf, Value
-from fclip.store.recall import recall, true_neighbours
+from fclip.store.recall import ENOUGH, recall, true_neighbours
 
 T = TypeVar("T")
 KEY = "QDRANT_API_KEY"
@@ -32,7 +32,6 @@ ALONE = "qdrant:"  # without a server
 AT_ONCE = 256  # points in a request: about 5 MB with their thumbnails
 PAUSES_SECONDS = (0.1, 0.4, 1.6)  # before the tries after the first
 PROBES = (128, 256, 512, 1024)  # candidates kept while searching (hnsw_ef); the fewest that find enough are kept
-ENOUGH = 0.985  # recall to reach, where it can be
 EXACT_UP_TO = 5_000  # rows: as for LanceDB
 MOST_VALUES = 100_000  # of a column that are counted
 INDEXED_WITHIN_SECONDS = 3600
