@@ -58,6 +58,13 @@ def tune_products() -> None:
     _multiply_by_onednn(is_better_at_products())
 
 
+def attend_in_blocks() -> None:
+    """For sequences of thousands, as in diffusion: PyTorch's own attention, which never holds all pairs of tokens."""
+    import torch
+
+    torch.backends.cuda.enable_flash_sdp(True)  # of processors too
+
+
 @contextmanager
 def products_as_pytorch_has_them() -> Iterator[None]:
     """Inside it, products are made as if nothing had been tuned: for what others do by themselves."""

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fclip.machine
 from fclip.config import Preset
 from fclip.machine import (
+    attend_in_blocks,
     is_better_at_products,
     products_as_pytorch_has_them,
     slow_halves_in_full,
@@ -152,3 +153,11 @@ def test_what_others_do_is_done_with_untuned_products(products, monkeypatch):
         assert torch.backends.cuda.flash_sdp_enabled()
     assert products.fp32_precision == "bf16"
     assert not torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_diffusion_attends_in_blocks_whoever_multiplies(products, monkeypatch):
+    monkeypatch.setattr(fclip.machine, "is_better_at_products", lambda: True)
+    tune_products()
+    attend_in_blocks()
+    assert products.fp32_precision == "bf16"
+    assert torch.backends.cuda.flash_sdp_enabled()

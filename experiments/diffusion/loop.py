@@ -44,6 +44,7 @@ from fclip.config import dump_preset
 from fclip.distributed import settle_launch
 from fclip.errors import UserError
 from fclip.files import new_folder, recover, write_json
+from fclip.machine import attend_in_blocks
 from fclip.optimisation import lr_factor
 
 REPORT_EVERY = 10  # steps between looks at the loss: each look makes a GPU wait
@@ -59,6 +60,7 @@ class Run:
         self.config, self.pipe, self.batches, self.validation = config, pipe, batches, validation
         self.out = Path(config.out)
         check_trainable(pipe)
+        attend_in_blocks()
         self.accelerator = make_accelerator(config)
         set_seed(config.seed)
         self.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)

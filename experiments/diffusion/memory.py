@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fclip.errors import UserError
+from fclip.machine import attend_in_blocks
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 # Values alive at once for each pixel of a picture: in Stable Diffusion's decoder (1,150 measured at 256 and 384 pixels,
@@ -116,6 +117,7 @@ def choose(counts: Mapping[str, int], pixels: int, batch: int, device: str, dtyp
 
 def apply(pipe: Any, plan: Plan) -> None:
     """Puts a pipeline where the plan says, with its measures; those that a pipeline does not have are passed over."""
+    attend_in_blocks()
     vae = getattr(pipe, "vae", None)
     if "attention_slicing" in plan.measures:
         pipe.enable_attention_slicing()
