@@ -55,7 +55,8 @@ def tune_products() -> None:
     Intel's MKL, which PyTorch asks else, leaves half of an AMD processor's vector units idle: on a Zen 5 core oneDNN
     makes 200 billion operations a second to MKL's 100, and a ViT-B/32 is twice as fast, with the same digits.
     """
-    _multiply_by_onednn(is_better_at_products())
+    if is_better_at_products():
+        _multiply_by_onednn(True)
 
 
 def attend_in_blocks() -> None:
