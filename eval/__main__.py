@@ -260,7 +260,7 @@ def _remarks(result: dict[str, Any]) -> list[str]:
     counts = result["counts"]
     said = {
         "pictures without a caption were left out": counts["without_caption"],
-        "pictures could not be read; the result's `skipped` names them": counts["unreadable"],
+        "pictures could not be read; `skipped` in --json FILE names them": counts["unreadable"],
         "pictures had tied nearest captions, settled against the model": counts["ties"],
         "captions stand for different values of an attribute; the commonest counts": counts["mixed_captions"],
         "products are in the train split too: these scores are too good": result.get("products_in_train", 0),

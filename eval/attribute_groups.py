@@ -216,7 +216,7 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     lines = [f"{g}: never in the train split: {', '.join(values)}" for g, values in result["unseen"].items()]
     lines += [f"{g} was left out: {why}" for g, why in result.get("groups_left_out", {}).items()]
     said = {
-        "pictures could not be read; the result's `skipped` names them": result["counts"]["unreadable"],
+        "pictures could not be read; `skipped` in --json FILE names them": result["counts"]["unreadable"],
         "products are in the train split too: these scores are too good": result.get("products_in_train", 0),
     }
     return lines + [f"{number} {text}" for text, number in said.items() if number]

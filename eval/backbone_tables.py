@@ -77,7 +77,7 @@ def notes_of(result: Mapping[str, Any]) -> list[str]:
     if result["best"]:
         notes.append("bold: better than the runner-up (paired) and than every baseline, 95 % intervals over products")
     if skipped := len(result["skipped"]):
-        notes.append(f"{skipped} pictures could not be read; the result's `skipped` names them")
+        notes.append(f"{skipped} pictures could not be read; `skipped` in --json FILE names them")
     speeds = [about["images_per_s"] for about in result["models"].values()]
     if None not in speeds:
         notes.append("images/s: the tower alone, batches of 16 ready pictures, on the machine that measured")

@@ -140,7 +140,8 @@ def read_result(path: str | Path) -> Result:
 
 def difference(a: Result, b: Result) -> str | None:
     """What keeps two results from being compared, None when nothing does."""
-    who = f"{a['model']['name']} and {b['model']['name']}"
+    one, other = a["model"]["name"], b["model"]["name"]
+    who = f"{one} and {other}" if one != other else f"{one} (a) and {other} (b)"
     ids, others = a["pictures"]["id"], b["pictures"]["id"]
     if ids != others:
         shared = len(set(ids) & set(others))

@@ -228,7 +228,7 @@ def remarks(result: Mapping[str, Any], dimensions: int) -> list[str]:
     if counts["without_words"]:
         found.append(f"{counts['without_words']} pictures were made without words and have no CLIP score")
     if counts["unreadable"]:
-        found.append(f"{counts['unreadable']} pictures could not be read; the result's `skipped` names them")
+        found.append(f"{counts['unreadable']} pictures could not be read; `skipped` in --json FILE names them")
     return found
 
 

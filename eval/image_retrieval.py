@@ -160,6 +160,6 @@ def remarks(result: dict[str, Any]) -> list[str]:
     said = {
         "queries have no picture of their product in the gallery and were left out": "without_relevant",
         "queries had tied nearest pictures, settled against the model": "ties",
-        "pictures could not be read; the result's `skipped` names them": "unreadable",
+        "pictures could not be read; `skipped` in --json FILE names them": "unreadable",
     }
     return [f"{result['counts'][key]} {text}" for text, key in said.items() if result["counts"][key]]

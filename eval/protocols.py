@@ -251,4 +251,4 @@ def _about(result: Mapping[str, Any]) -> str:
 
 def _remarks(result: Mapping[str, Any]) -> None:
     if number := result["counts"]["unreadable"]:
-        print(f"{number} pictures could not be read; the result's `skipped` names them")
+        print(f"{number} pictures could not be read; `skipped` in --json FILE names them")

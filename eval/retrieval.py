@@ -290,7 +290,7 @@ def remarks(result: dict[str, Any]) -> list[str]:
         if of_task["ties"]:
             lines.append(f"{task}: {of_task['ties']} queries had tied best items, settled against the model")
     if counts["unreadable"]:
-        lines.append(f"{counts['unreadable']} pictures could not be read; the result's `skipped` names them")
+        lines.append(f"{counts['unreadable']} pictures could not be read; `skipped` in --json FILE names them")
     if counts["without_caption"]:
         lines.append(f"{counts['without_caption']} pictures have no caption")
     if result.get("products_in_train"):

@@ -119,6 +119,7 @@ def run_preset(preset: Preset, resume: Path | None = None, overwrite: bool = Fal
         UserError: anything in the preset that does not fit, or an OUT that already holds a run.
     """
     from fclip.distributed import settle_launch
+    from fclip.files import writable_folder
     from fclip.resuming import recover_run
 
     settle_launch()
@@ -129,6 +130,7 @@ def run_preset(preset: Preset, resume: Path | None = None, overwrite: bool = Fal
         raise UserError(
             f"{preset.out} already holds a run; continue with --resume {last}, or --overwrite, or set out=…"
         )
+    writable_folder(preset.out, "out=…")
     return run_prepared(prepare(preset), resume)
 
 
@@ -136,7 +138,12 @@ def run_prepared(prepared: Prepared, resume: Path | None = None) -> Run:
     """Trains what `prepare` built."""
     from fclip.training import train
 
-    run = train(prepared.preset, prepared.model, prepared.pictures, prepared.evaluate, resume)
+    try:
+        run = train(prepared.preset, prepared.model, prepared.pictures, prepared.evaluate, resume)
+    except KeyboardInterrupt:
+        last = Path(prepared.preset.out) / "last"
+        _say(f"\ninterrupted; continue with --resume {last}" if last.exists() else "\ninterrupted before a checkpoint")
+        raise
     _say_skipped(run)
     _say(f"best checkpoint: {run.out / 'best'} (score {run.best:.3f}); to resume from: {run.out / 'last'}")
     return run

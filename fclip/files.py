@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def new_folder(target: str | Path, overwrite: bool = False, keep: str | Path | N
     if target.exists() and not target.is_dir():
         raise UserError(f"expected a folder to write, got a file: {target}; choose another name")
     if target.exists() and not overwrite:
-        raise UserError(f"{target} exists already; remove it, choose another name or ask to overwrite")
+        raise UserError(f"{target} exists already; remove it, choose another name, or replace it by --overwrite")
     beside = target.with_name(f".{target.name}.new-{os.getpid()}")
     try:
         beside.mkdir(parents=True)
@@ -149,7 +149,7 @@ def writable(file: str | Path) -> Path:
     """Makes the folder of a file that will be written, to fail before the work rather than after it.
 
     Raises:
-        UserError: the file is a folder, or its folder cannot be made.
+        UserError: the file is a folder, or it or its folder cannot be made or written.
     """
     file = Path(file)
     if file.is_dir():
@@ -158,7 +158,28 @@ def writable(file: str | Path) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make folder {file.parent}: {error.strerror}; choose another place") from None
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UserError(f"cannot write {file}: it may not be written; choose another place")
     return file
+
+
+def writable_folder(folder: str | Path, option: str) -> Path:
+    """Makes a folder that will be written to, to fail before the work rather than after it.
+
+    Args:
+        option: what names another, e.g. "--out".
+
+    Raises:
+        UserError: it cannot be made, or not be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make folder {folder}: {error.strerror or error}; choose another {option}") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write in folder {folder}; choose another {option}")
+    return folder
 
 
 def write_bytes(file: str | Path, data: bytes) -> None:
@@ -178,7 +199,7 @@ def write_bytes(file: str | Path, data: bytes) -> None:
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror or error}; choose another place") from None
     finally:
-        if beside.parent.is_dir():
+        with suppress(OSError):  # a disk that cannot be written
             beside.unlink(missing_ok=True)
 
 

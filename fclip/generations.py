@@ -123,10 +123,13 @@ def continue_generations(folder: Path) -> list[Generation]:
     """What an interrupted generator had made: a line that was cut off and lines without a picture are taken out.
 
     Raises:
-        UserError: a line that is damaged elsewhere than at the end.
+        UserError: a line that is damaged elsewhere than at the end, or a folder of something else.
     """
     file = folder / LIST
     if not file.is_file():
+        other = next((one.name for one in folder.iterdir() if one.suffix != ".png" and one.name[0] != "."), None)
+        if other is not None:
+            raise UserError(f"{folder} holds {other} and no {LIST}: it is no folder of generations; choose another")
         return []
     text = file.read_bytes().decode("utf-8", errors="replace")
     lines = text.splitlines(keepends=True)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,7 @@ class Answer:
     title: str | None
     score: float
     attributes: dict[str, Any]
-    thumbnail: bytes
+    thumbnail: bytes = field(repr=False)
     why: Explanation | None = None
 
 

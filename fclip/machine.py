@@ -69,7 +69,9 @@ def attend_in_blocks() -> None:
 @contextmanager
 def products_as_pytorch_has_them() -> Iterator[None]:
     """Inside it, products are made as if nothing had been tuned: for what others do by themselves."""
-    tuned = _products() is not None and _products().fp32_precision == "bf16"
+    import torch
+
+    tuned = torch.get_float32_matmul_precision() == "medium"
     _multiply_by_onednn(False)
     try:
         yield
@@ -78,13 +80,11 @@ def products_as_pytorch_has_them() -> Iterator[None]:
 
 
 def _multiply_by_onednn(wanted: bool) -> None:
-    """oneDNN is asked where a precision of bfloat16 would be allowed; PyTorch's own attention is slow with it."""
+    """oneDNN is asked where bfloat16 would be allowed ("medium"); PyTorch's own attention is slow with it."""
     import torch
 
-    products = _products()
-    if products is not None:
-        products.fp32_precision = "bf16" if wanted else "none"
-        torch.backends.cuda.enable_flash_sdp(not wanted)  # of processors too
+    torch.set_float32_matmul_precision("medium" if wanted else "highest")
+    torch.backends.cuda.enable_flash_sdp(not wanted)  # of processors too
 
 
 @cache
@@ -95,8 +95,7 @@ def is_better_at_products() -> bool:
     """
     import torch
 
-    asked = _products() is not None and _is_amd() and not torch.cuda.is_available()
-    if not (asked and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+    if not (_is_amd() and not torch.cuda.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return False
     draws = torch.Generator().manual_seed(0)
     a, b = (torch.randn(shape, generator=draws) for shape in ((64, 256), (256, 64)))
@@ -105,13 +104,6 @@ def is_better_at_products() -> bool:
     error = float((a @ b - exact).norm() / exact.norm())
     _multiply_by_onednn(False)
     return error < FLOAT32_ERROR
-
-
-def _products() -> Any:
-    """PyTorch's settings of oneDNN's products; None: it is too old to have any."""
-    import torch
-
-    return getattr(torch.backends.mkldnn, "matmul", None)
 
 
 def _is_amd() -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fclip.errors import StoreUnavailableError, UserError
-from fclip.files import expand, write_bytes
+from fclip.files import expand, writable, write_bytes
 
 
 class Place:
@@ -80,8 +80,7 @@ class Place:
     def write(self, name: str, data: bytes) -> None:
         """Writes a file in place of what is there."""
         if self.path is not None:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_bytes(self.path / name, data)
+            write_bytes(writable(self.path / name), data)
             return
         system, path = self._system()
         try:

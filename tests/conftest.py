@@ -99,8 +99,10 @@ def shake(module: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.fixture(autouse=True)
 def one_thread_and_no_accelerator() -> Iterator[None]:
-    """Accelerate keeps its state for the process, and `tune_cpu` sets the threads: neither may leak into a test."""
+    """Accelerate keeps its state for the process, `tune_cpu` sets threads and products: none may leak into a test."""
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.enable_flash_sdp(True)
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

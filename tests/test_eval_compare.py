@@ -226,6 +226,11 @@ def test_results_about_different_data_are_refused(save, change, reason):
         compare(save(made("a", 0.5), other))
 
 
+def test_two_results_of_one_name_are_told_apart(save):
+    with pytest.raises(UserError, match=r"not comparable: a \(a\) and a \(b\) saw different pictures"):
+        compare(save(made("a", 0.1), made("a", 0.9, n=60)))
+
+
 def test_different_data_side_by_side_on_request_never_bold(save):
     other = made("b", 0.9, n=60)
     tables, notes = compare(save(made("a", 0.1), other), allow_different=True)

@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 
 from fclip import files
 from fclip.errors import UserError
-from fclip.files import expand, new_folder, read_json, recover, writable, write_bytes, write_json, write_text
+from fclip.files import (
+    expand,
+    new_folder,
+    read_json,
+    recover,
+    writable,
+    writable_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -289,3 +299,18 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(tmp_path, there, hidde
     with pytest.raises(UserError, match=told), new_folder(tmp_path / "new", overwrite=True) as folder:
         write(folder)
     assert tree(tmp_path) == before
+
+
+def test_what_may_not_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # for the superuser only a read-only disk is so
+    with pytest.raises(UserError, match=r"cannot write .*a\.json: it may not be written; choose another place"):
+        writable(tmp_path / "a.json")
+    with pytest.raises(UserError, match=r"cannot write in folder .*out; choose another --out"):
+        writable_folder(tmp_path / "out", "--out")
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot make folder .*file/out: Not a directory; choose another out="):
+        writable_folder(tmp_path / "file" / "out", "out=…")
+    assert writable_folder(tmp_path / "new" / "out", "--out").is_dir()

@@ -110,3 +110,11 @@ def test_a_seed_depends_on_each_of_its_parts_and_nothing_else():
     assert len(set(seeds)) == 16
     assert all(0 <= seed < 2**32 for seed in seeds)
     assert seed_of(0, "0001", 0) == 433137824  # of folders that were made before
+
+
+def test_a_folder_of_something_else_is_not_drawn_into(tmp_path):
+    (tmp_path / "0001-0.png").touch()  # of a run that was killed before its first line
+    assert continue_generations(tmp_path) == []
+    (tmp_path / "data-00000.arrow").touch()
+    with pytest.raises(UserError, match=r"holds data-00000\.arrow and no generations\.jsonl"):
+        continue_generations(tmp_path)

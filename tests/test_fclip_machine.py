@@ -114,9 +114,9 @@ def test_on_a_machine_with_a_gpu_nothing_changes(monkeypatch):
 
 @pytest.fixture
 def products():
-    """PyTorch's setting of who multiplies, put back afterwards."""
+    """How precise PyTorch's products must be ("medium": oneDNN makes them), put back afterwards."""
     is_better_at_products.cache_clear()
-    yield torch.backends.mkldnn.matmul
+    yield torch.get_float32_matmul_precision
     is_better_at_products.cache_clear()
     fclip.machine._multiply_by_onednn(False)
 
@@ -130,7 +130,7 @@ def error_of_a_product() -> float:
 def test_tuned_products_are_those_of_float32_on_any_machine(products):
     tune_products()
     assert error_of_a_product() < 2e-6
-    assert (products.fp32_precision == "bf16") == is_better_at_products()
+    assert (products() == "medium") == is_better_at_products()
     assert torch.backends.cuda.flash_sdp_enabled() != is_better_at_products()
 
 
@@ -141,7 +141,7 @@ def test_elsewhere_products_stay_as_pytorch_has_them(products, monkeypatch, othe
     if other == "a processor that multiplies in halves":
         monkeypatch.setattr(fclip.machine, "FLOAT32_ERROR", 0.0)
     tune_products()
-    assert products.fp32_precision == "none"
+    assert products() == "highest"
     assert torch.backends.cuda.flash_sdp_enabled()
 
 
@@ -149,9 +149,9 @@ def test_what_others_do_is_done_with_untuned_products(products, monkeypatch):
     monkeypatch.setattr(fclip.machine, "is_better_at_products", lambda: True)
     tune_products()
     with products_as_pytorch_has_them():
-        assert products.fp32_precision == "none"
+        assert products() == "highest"
         assert torch.backends.cuda.flash_sdp_enabled()
-    assert products.fp32_precision == "bf16"
+    assert products() == "medium"
     assert not torch.backends.cuda.flash_sdp_enabled()
 
 
@@ -159,5 +159,5 @@ def test_diffusion_attends_in_blocks_whoever_multiplies(products, monkeypatch):
     monkeypatch.setattr(fclip.machine, "is_better_at_products", lambda: True)
     tune_products()
     attend_in_blocks()
-    assert products.fp32_precision == "bf16"
+    assert products() == "medium"
     assert torch.backends.cuda.flash_sdp_enabled()

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
 from fclip.errors import UserError
-from fclip.files import new_folder
+from fclip.files import new_folder, writable
 from user_study.answers import Answers, PictureRow, QueryRow, SystemRow, write_answers
 from user_study.models import Participant, Query, SystemAnswer
 from user_study.store import Store
@@ -110,7 +110,7 @@ def backup(store: Store, out: str | Path) -> None:
         raise UserError(f"{file} exists already; choose another name for the backup")
     if not file.parent.is_dir():
         raise UserError(f"expected a folder for the backup, found none at {file.parent}")
-    beside = file.with_name(f".{file.name}.new-{os.getpid()}")
+    beside = writable(file).with_name(f".{file.name}.new-{os.getpid()}")
     try:
         with closing(store.engine.raw_connection()) as connection:  # no transaction is begun on it
             connection.cursor().execute("VACUUM INTO ?", (str(beside),))

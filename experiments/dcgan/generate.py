@@ -38,7 +38,7 @@ def generate(
     from tqdm.auto import tqdm
 
     from experiments.dcgan.saving import WEIGHTS, as_images, open_generator
-    from fclip.files import sha256
+    from fclip.files import sha256, writable_folder
     from fclip.generations import Generation, continue_generations, keep, picture_name, seed_of
 
     generator, config = open_generator(checkpoint)
@@ -51,11 +51,7 @@ def generate(
             own, name = seed_of(seed, person.name, index), picture_name(person.name, index)
             settings = about | ({"text": person.text} if person.text else {})
             wanted.append(Generation(name, person.name, index, "", "", own, str(checkpoint), 0.0, settings))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make folder {out}: {error.strerror or error}; choose another --out") from None
-    made = continue_generations(out)
+    made = continue_generations(writable_folder(out, "--out"))
     check_same(made, wanted, out)
     there = {one.file for one in made}
     missing = [one for one in wanted if one.file not in there]

@@ -74,7 +74,7 @@ def prepare(out: str, resume: Path | None, overwrite: bool) -> None:
         UserError: OUT holds a run, and it is neither continued nor replaced.
     """
     from fclip.distributed import settle_launch
-    from fclip.files import recover
+    from fclip.files import recover, writable_folder
     from fclip.machine import tune_cpu
 
     settle_launch()
@@ -84,6 +84,7 @@ def prepare(out: str, resume: Path | None, overwrite: bool) -> None:
         recover(last)
     if last.exists() and not (resume or overwrite):
         raise UserError(f"{out} already holds a run; continue with --resume {last}, or --overwrite, or set out=…")
+    writable_folder(out, "out=…")
 
 
 def launched() -> PartialState:

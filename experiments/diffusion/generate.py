@@ -23,6 +23,7 @@ from experiments.diffusion.participants import Participant
 from experiments.diffusion.pipelines import add_ip_adapter, image_to_image, open_pipeline, picture_size
 from experiments.diffusion.prompts import NEGATIVE, TEMPLATE, in_template, truncated
 from fclip.errors import UserError
+from fclip.files import writable_folder
 from fclip.generations import Generation, continue_generations, keep, picture_name, seed_of
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def generate(
     machine, out = machine or Machine(), Path(out)
     tasks = tasks_of(participants, settings)
     check_settings(settings, machine, any(one.photos for one in participants))
-    made = continue_generations(_folder(out))
+    made = continue_generations(writable_folder(out, "--out"))
     check_same(made, tasks, settings, out)
     done = {(one.participant, one.index) for one in made}
     missing = [task for task in tasks if (task.participant.name, task.index) not in done]
@@ -278,14 +279,6 @@ def check_same(made: Sequence[Generation], tasks: Sequence[Task], settings: Sett
             key = other[0]
             raise UserError(f"{out} holds pictures of another {key}: {was.get(key)!r}, now {now[key]!r}; choose "
                             "another --out, or ask as before")  # fmt: skip
-
-
-def _folder(out: Path) -> Path:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make folder {out}: {error.strerror or error}; choose another --out") from None
-    return out
 
 
 def _say_truncated(pipe: Any, tasks: Sequence[Task]) -> None:

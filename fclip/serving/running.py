@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging.config
 import os
 import socket
 import sys
@@ -44,6 +45,7 @@ def run(chosen: Settings, host: str, port: int, workers: int = 1) -> None:
     }
     if workers > 1:
         os.environ["LOCAL_WORLD_SIZE"] = str(workers)  # they share the cores, see `tune_cpu`
+    logging.config.dictConfig(LOG_CONFIG)  # uvicorn does so too late for what is said of the encoder
     recommender = open_recommender(chosen)  # one line and exit code 2 now, rather than a traceback in every process
     print(f"serving {chosen.index} at http://{host}:{port}; SIGTERM or Ctrl-C ends it", file=sys.stderr)
     if workers == 1:
