@@ -333,9 +333,7 @@ def test_two_processes_divide_the_pictures_and_find_what_is_kept(measured):
 
 def test_two_processes_divide_the_texts(shop, measured):
     from fclip.checkpoint import load_checkpoint
-    from fclip.machine import tune_products
 
-    tune_products()  # as the program does
     expected = embed_texts_anew(load_checkpoint(shop / "model"), MANY_TEXTS)
     for rank in (0, 1):
         np.testing.assert_array_equal(np.load(measured / f"texts-{rank}.npy"), expected)
