@@ -1,5 +1,7 @@
 """Tables: what is guessed, what is mapped, and what is said when it does not fit."""
 
+import logging
+
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,6 +44,39 @@ def test_columns_are_guessed_by_name_and_text_stays_text(tmp_path):
         {"colour": "NA", "size": "M"},
     ]
     assert catalogue[0]["image"] == {"bytes": None, "path": f"{tmp_path}/a.jpg"}
+
+
+def said(caplog, path, columns=None):
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "fclip.catalogue.table"):
+        open_table(path, columns)
+    return caplog.messages
+
+
+def test_what_was_chosen_and_what_was_left_out_is_said(tmp_path, caplog):
+    path = write(tmp_path, SHOP)
+    assert said(caplog, path) == [
+        "columns: id=file, item=sku, image=file, split=subset, title=name, attributes=colour,size",
+        "left out: price (numbers or flags); name it in --map attributes=colour,size,…",
+    ]
+    assert said(caplog, path, Columns(id="sku", attributes=("size", "price"))) == [
+        "columns: id=sku, item=sku, image=file, split=subset, title=name, attributes=size,price"
+    ]
+    rows = "".join(f"{n}.jpg,{n / 7:.2f},{'long ' * 12}{n % 2},,red\n" for n in range(190))
+    assert said(caplog, write(tmp_path, "image,price,text,note,hue\n" + rows)) == [
+        "columns: id=image, image=image, attributes=hue",
+        "left out: price (190 different values), text (long texts), note (empty); "
+        "name those you want in --map attributes=hue,…",
+    ]
+
+
+def test_what_a_parquet_file_leaves_out_is_said_without_its_pictures(tmp_path, caplog):
+    columns = {"jpeg": [b"x", b"y"], "mask": [b"x", b"y"], "year": [1, 2], "ok": [True, False], "hue": ["a", "b"]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert said(caplog, tmp_path / "a.parquet") == [
+        "columns: image=jpeg, attributes=hue",
+        "left out: year (numbers), ok (bool); name those you want in --map attributes=hue,…",
+    ]
 
 
 def test_named_columns_win_over_guesses(tmp_path):

@@ -99,7 +99,11 @@ def test_catalogue_maps_the_columns_of_a_table(shop, capsys, tmp_path) -> None:
     (tmp_path / "t.csv").write_text(f"sku,shot,hue\n1,{shop}/photo.jpg,red\n2,{shop}/photo.jpg,blue\n")
     mapped = ["--map", "id=sku", "--map", "image=shot", "--map", "attributes=hue"]
     assert run("catalogue", "t.csv", *mapped) == 0
-    assert "2 pictures of 2 products" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "2 pictures of 2 products" in shown
+    assert shown.startswith("columns: id=sku, item=sku, image=shot, attributes=hue\n")
+    assert run("catalogue", "t.csv", "--map", "image=shot", "--map", "item=hue") == 0
+    assert "left out: sku (numbers or flags); name it in --map attributes=…\n" in capsys.readouterr().out
     assert run("index", "--checkpoint", shop / "model", "--catalogue", "t.csv", "--out", "i", *mapped) == 0
     assert open_index("i").values("hue") == {"blue": 1, "red": 1}
 

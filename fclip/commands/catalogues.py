@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +50,8 @@ def catalogue(
     if json is not None:
         writable(json)
     progress = progress_shown()
-    opened = open_catalogue(path, format=catalogue_format, columns=columns_of(columns), stream=stream)
+    with _columns_shown():
+        opened = open_catalogue(path, format=catalogue_format, columns=columns_of(columns), stream=stream)
     report = describe(opened, check_images, progress)
     render(report)
     if json is not None:
@@ -85,6 +89,22 @@ def draw(
     drawn = draw_catalogue(items, views, size_px, seed, pose, progress=progress_shown())
     save_catalogue(drawn, out, overwrite=overwrite)
     print(f"{len(drawn)} pictures of {items} products in {out}", file=sys.stderr)
+
+
+@contextmanager
+def _columns_shown() -> Iterator[None]:
+    """Prints which column of a table was taken for what."""
+    from fclip.catalogue.table import logger
+
+    level, handler = logger.level, logging.StreamHandler(sys.stdout)
+    handler.addFilter(lambda record: record.levelno == logging.INFO)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 def _check_free_for_catalogue(folder: Path | None, overwrite: bool) -> None:
