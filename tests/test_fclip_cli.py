@@ -381,6 +381,15 @@ def test_the_catalogues_help_names_every_format(capsys) -> None:
     assert not [name for name in FORMATS if name not in text]
 
 
+def test_a_picture_that_is_cut_off_is_not_written_and_named(shop, tmp_path, capsys) -> None:
+    (tmp_path / "cut.jpg").write_bytes((shop / "photo.jpg").read_bytes()[:-200])
+    (tmp_path / "t.csv").write_text(f"id,image,split\n1,{shop}/photo.jpg,val\n2,cut.jpg,val\n3,gone.jpg,val\n")
+    assert run("catalogue", "t.csv", "--to", "webdataset", "--out", "shards") == 0
+    shown = capsys.readouterr()
+    assert "2 pictures cannot be read: " in shown.out
+    assert "1 pictures in 1 shards in shards; 2 unreadable left out (2, 3), listed in shards/index.json" in shown.err
+
+
 def test_a_catalogue_is_written_as_shards_that_open_again(shop, tmp_path, capsys) -> None:
     words = ["catalogue", shop / "garments", "--to", "webdataset", "--out", tmp_path / "shards", "--shard-size", 10]
     assert run(*words) == 0

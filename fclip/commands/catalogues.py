@@ -128,9 +128,11 @@ def _check_shards(form: str | None, out: Path | None, overwrite: bool) -> None:
 
 
 def _write_shards(opened: Any, form: str, out: Path, shard_size: int, overwrite: bool) -> None:
+    from fclip.catalogue.report import SHOWN
     from fclip.catalogue.writing import write_shards
 
     index = write_shards(opened, form, out, shard_size, overwrite)
     skipped = index["skipped"]
-    more = f"; {len(skipped)} unreadable, listed in {out / 'index.json'}" if skipped else ""
+    names = ", ".join(bad["id"] for bad in skipped[:SHOWN]) + ", …" * (len(skipped) > SHOWN)
+    more = f"; {len(skipped)} unreadable left out ({names}), listed in {out / 'index.json'}" if skipped else ""
     print(f"{index['pictures']} pictures in {len(index['shards'])} shards in {out}{more}", file=sys.stderr)
