@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -34,6 +35,7 @@ SUFFIXES = (".csv", ".tsv", ".parquet")
 IMAGE_FOLDERS = ("images", "image", "img")
 OTHER = ("view", "bbox", "landmarks")  # columns that are what they are called
 MAX_VALUES = 200  # a column with more distinct texts than this is a description or a code, no attribute
+HEADER_BYTES = 1 << 20  # of a text table's first line that are looked at
 MAX_LENGTH = 50  # characters a value has on average
 
 
@@ -125,7 +127,16 @@ def column_names(path: Path) -> list[str]:
 
 
 def _layout(path: Path) -> pacsv.ParseOptions:
-    return pacsv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True)
+    with open(path, "rb") as file:
+        header = file.readline(HEADER_BYTES)
+    return pacsv.ParseOptions(delimiter=separator(header, path.suffix), newlines_in_values=True)
+
+
+def separator(header: bytes, suffix: str = ".csv") -> str:
+    """What parts the columns by the header: comma, semicolon (Excel in Europe) or tab; none: as the suffix says."""
+    usual = "\t" if suffix.lower() == ".tsv" else ","
+    plain = re.sub(rb'"[^"]*"', b"", header)
+    return max((usual, *",;\t"), key=lambda mark: plain.count(mark.encode()))  # the first of equals
 
 
 @contextmanager
@@ -136,9 +147,23 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, DatasetsError, OSError, ValueError) as error:
+        if path.suffix.lower() != ".parquet" and path.is_file() and (line := _not_utf8(path)):
+            raise UserError(f"cannot read table {path}: {line}; save it as UTF-8") from None
         reason = str(error.__cause__ or error).strip().split("\n")[0][:200].rstrip(".")
         wanted = "an intact Parquet file" if path.suffix.lower() == ".parquet" else "UTF-8 text with a header"
         raise UserError(f"cannot read table {path}: {reason}; expected {wanted}") from None
+
+
+def _not_utf8(path: Path) -> str | None:
+    """The first line of a text file that is not UTF-8, with its number."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                near = line[max(0, error.start - 20) : error.end + 10].decode("latin-1").strip()
+                return f"line {number} is not UTF-8, near {near!r}"
+    return None
 
 
 def read_parquet(files: Sequence[Path]) -> pa.Table:
