@@ -97,7 +97,7 @@ def run_leaks(
     Raises:
         UserError: there is only one split, bits or cosine are out of range, or a path is not usable.
     """
-    from fclip.catalogue.schema import groups_of
+    from fclip.catalogue.kinds import word_groups
 
     if not 0 <= bits <= MOST_BITS or not 0 < cosine <= 1:
         raise UserError(f"expected bits in 0 … {MOST_BITS} and a cosine in 0 … 1, got {bits} and {cosine}")
@@ -111,7 +111,7 @@ def run_leaks(
     if checkpoint is not None:
         from fclip.pretrained import open_model
 
-        model = on_device(open_model(checkpoint, groups_of(whole)))
+        model = on_device(open_model(checkpoint, word_groups(whole)))
     looks = look(whole, progress)
     if model is not None:
         images = embed_images(model, whole, batch_size=batch_size, progress=progress)

@@ -49,10 +49,10 @@ def open_untuned(name: str | None, subject: Subject) -> Model | None:
     """
     if name is None:
         return None
-    from fclip.catalogue.schema import groups_of
+    from fclip.catalogue.kinds import word_groups
     from fclip.pretrained import open_model
 
-    return open_model(name, groups_of(subject.whole)).to(subject.model.device)
+    return open_model(name, word_groups(subject.whole)).to(subject.model.device)
 
 
 def train_rows(subject: Subject) -> list[int]:

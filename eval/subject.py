@@ -76,13 +76,14 @@ def open_subject(
         UserError: the checkpoint, catalogue or split is not usable.
     """
     from fclip.catalogue import open_catalogue
-    from fclip.catalogue.schema import groups_of, select_split
+    from fclip.catalogue.kinds import word_groups
+    from fclip.catalogue.schema import select_split
     from fclip.pretrained import open_model
 
     paths = [str(catalogue)] if isinstance(catalogue, (str, Path)) else [str(path) for path in catalogue]
     whole = open_catalogue(paths[0] if len(paths) == 1 else paths, format=catalogue_format)
     pictures = select_split(whole, split)
-    model = open_model(checkpoint, groups_of(whole))
+    model = open_model(checkpoint, word_groups(whole))
     return Subject(on_device(model), whole, pictures, str(checkpoint), paths, split)
 
 

@@ -115,14 +115,15 @@ def run_surfacing(
         UserError: as `evaluate_surfacing`, or the checkpoint, catalogue, split or output is not usable.
     """
     from fclip.catalogue import open_catalogue
-    from fclip.catalogue.schema import groups_of, select_split
+    from fclip.catalogue.kinds import word_groups
+    from fclip.catalogue.schema import select_split
     from fclip.pretrained import open_model
 
     paths = [str(catalogue)] if isinstance(catalogue, (str, Path)) else [str(path) for path in catalogue]
     target = None if out is None else writable(out)
     whole = open_catalogue(paths[0] if len(paths) == 1 else paths, format=catalogue_format)
     select_split(whole, split)  # a mistyped split is told before the model is loaded
-    model = open_model(checkpoint, groups_of(whole))
+    model = open_model(checkpoint, word_groups(whole))
     model.require_text()
     settings: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "batch_size": batch_size, "progress": progress}
     result = surfacing_of(model, whole, split, baselines, **settings)

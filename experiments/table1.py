@@ -140,12 +140,13 @@ def prepare(
     """
     from eval.surfacing import SCHEMA
     from fclip.catalogue import open_catalogue
-    from fclip.catalogue.schema import groups_of, select_split
+    from fclip.catalogue.kinds import word_groups
+    from fclip.catalogue.schema import select_split
 
     paths = list(paths)
     catalogue = open_catalogue(paths[0] if len(paths) == 1 else paths, format=catalogue_format)
     select_split(catalogue, split)
-    captions = _captions(rows, groups_of(catalogue))
+    captions = _captions(rows, word_groups(catalogue))
     key = {"schema": SCHEMA, "catalogue": digest(catalogue), "split": split, "bootstrap": bootstrap}
     key["captions"] = captions.template
     return Setting(catalogue, paths, split, captions, key, bootstrap, batch_size)
@@ -210,11 +211,11 @@ def _measure(row: Row, setting: Setting, again: bool, baselines: dict[str, Any] 
     """One row's result, kept or new; the baselines know nothing of the model, so those of another row will do."""
     from eval.compare import read_result
     from eval.surfacing import surfacing_of
-    from fclip.catalogue.schema import groups_of
+    from fclip.catalogue.kinds import word_groups
     from fclip.files import write_json
     from fclip.pretrained import open_model
 
-    model = open_model(row.source, groups_of(setting.catalogue))
+    model = open_model(row.source, word_groups(setting.catalogue))
     key = {"model": model.fingerprint, "preprocess": repr(model.preprocess), **setting.key}
     if row.file.is_file() and not again:
         kept = read_result(row.file)

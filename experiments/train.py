@@ -82,7 +82,8 @@ def prepare(preset: Preset) -> Prepared:
     from accelerate.utils import set_seed
 
     from fclip.catalogue import open_catalogue
-    from fclip.catalogue.schema import check_groups, groups_of, select_split
+    from fclip.catalogue.kinds import word_groups
+    from fclip.catalogue.schema import check_groups, select_split
     from fclip.distributed import first_on_this_machine, settle_launch
     from fclip.machine import tune_cpu
     from fclip.pretrained import build_model
@@ -96,7 +97,7 @@ def prepare(preset: Preset) -> Prepared:
     catalogue = first_on_this_machine(  # indexes shards
         lambda: open_catalogue(preset.data.catalogue, format=preset.data.format, stream=preset.data.stream)
     )
-    captions = captions_of(preset.captions, groups_of(catalogue))
+    captions = captions_of(preset.captions, word_groups(catalogue))
     if preset.captions.template is not None:  # a style may know more groups than the catalogue; a template is meant
         check_groups(catalogue, captions.groups)
     training = select_split(catalogue, preset.data.train_split)
@@ -203,7 +204,7 @@ def find_lr_for(preset: Preset) -> None:
 
 
 def captions_of(config: CaptionConfig, groups: Sequence[str]) -> Any:
-    """The captions that a preset asks for, of a catalogue with these attribute groups."""
+    """The captions that a preset asks for, of a catalogue with these attribute groups of words."""
     from fclip.captions import Captions, captions_for
 
     if config.template is not None:

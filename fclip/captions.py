@@ -220,12 +220,12 @@ def captions_for(groups: Sequence[str], style: str = "auto", **options: object) 
     """The captions of a named style, or those that fit a catalogue's attribute groups.
 
     Args:
-        groups: the catalogue's attribute groups.
+        groups: the catalogue's attribute groups, without those of numbers: `fclip.catalogue.kinds.word_groups`.
         style: a key of STYLES, or "auto": the style of which at least half the groups are known, else "value group, …".
         options: `drop`, `whole`; `paraphrases` to replace the style's own.
 
     Raises:
-        UserError: an unknown style, or "auto" for a catalogue without groups.
+        UserError: an unknown style, or "auto" for a catalogue without groups of words.
     """
     if style != "auto":
         if style not in STYLES:
@@ -242,5 +242,5 @@ def _best_style(groups: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     if 2 * len(known[name] & set(groups)) >= len(known[name]):
         return STYLES[name]
     if not groups:
-        raise UserError("the catalogue has no attribute groups; name columns with --map attributes=…")
+        raise UserError("the catalogue has no attribute groups of words; name columns with --map attributes=…")
     return "".join(f"[{{{g}}} {g}, ]" for g in groups), ()

@@ -13,13 +13,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from fclip.catalogue.kinds import attribute_chunks, group_column, group_kinds
 from fclip.errors import UserError
 from fclip.images import UnreadableImageError, decode, encoded
 from fclip.queries.colours import GROUP as MEASURED
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 THUMBNAIL_PX = 256  # longer side
-AT_ONCE = 10_000  # rows whose attributes are in memory
 Kinds = Mapping[str, Kind]
 
 
@@ -55,24 +54,6 @@ def index_kinds(catalogue: Dataset, measure_colour: bool) -> dict[str, Kind]:
     return kinds | ({MEASURED: "text"} if measure_colour else {})
 
 
-def group_kinds(catalogue: Dataset) -> dict[str, Kind]:
-    """Group → how it is held: a number, where every known value reads as one and there is a value."""
-    shape = catalogue.features["attributes"]
-    kinds: dict[str, Kind] = {
-        name: "texts" if type(kind).__name__ == "List" else "text" for name, kind in shape.items()
-    }
-    hoped = {name for name, kind in kinds.items() if kind == "text"}
-    seen: set[str] = set()
-    for attributes in _attributes(catalogue):
-        for name in list(hoped):
-            known = _column(attributes, name).drop_null()
-            hoped -= set() if _all_numbers(known) else {name}
-            seen |= {name} if len(known) else set()
-        if not hoped:
-            break
-    return kinds | dict.fromkeys(sorted(hoped & seen), "number")
-
-
 def check_kinds(catalogue: Dataset, kinds: Kinds) -> None:
     """Raises UserError when a catalogue does not fit into an index with these groups."""
     shape, kinds = catalogue.features["attributes"], {name: kind for name, kind in kinds.items() if name != MEASURED}
@@ -82,9 +63,9 @@ def check_kinds(catalogue: Dataset, kinds: Kinds) -> None:
             f"the index has the attribute groups {', '.join(kinds) or '(none)'}, the catalogue "
             f"{', '.join(several) or '(none)'}; build the index again with --overwrite"
         )
-    for attributes in _attributes(catalogue):
+    for attributes in attribute_chunks(catalogue):
         for name in (name for name, kind in kinds.items() if kind == "number"):
-            for value in _column(attributes, name).drop_null().to_pylist():
+            for value in group_column(attributes, name).drop_null().to_pylist():
                 if not NUMBER.fullmatch(value):
                     raise UserError(
                         f"{name} has only numbers in the index, got {value!r}; build the index again with --overwrite"
@@ -113,7 +94,7 @@ def rows_of(pictures: Dataset, vectors: np.ndarray, made: Sequence[Made], kinds:
     columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), vectors.shape[1])
     for place, name in enumerate(kinds):
         told = pa.array([one.colour for one in made], pa.string()) if name == MEASURED else None
-        column = _column(table["attributes"], name) if told is None else told
+        column = group_column(table["attributes"], name) if told is None else told
         columns[f"group_{place}"] = column.cast(wanted.field(f"group_{place}").type)
     return pa.table({name: columns[name] for name in wanted.names}, schema=wanted)
 
@@ -168,20 +149,3 @@ def facts(table: pa.Table) -> list[str]:
 
 def _several(feature: Any) -> bool:
     return type(feature).__name__ == "List"
-
-
-def _attributes(catalogue: Dataset) -> Iterator[pa.ChunkedArray]:
-    """The attributes of some thousand rows at a time."""
-    column = catalogue.select_columns(["attributes"]).with_format("arrow")
-    for start in range(0, len(column), AT_ONCE):
-        yield column[start : start + AT_ONCE]["attributes"]
-
-
-def _column(attributes: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """By place: a name with a dot would be taken for a path."""
-    place = [attributes.type.field(i).name for i in range(attributes.type.num_fields)].index(name)
-    return pc.struct_field(attributes, [place])
-
-
-def _all_numbers(known: pa.ChunkedArray) -> bool:
-    return all(NUMBER.fullmatch(value) for value in known.unique().to_pylist())

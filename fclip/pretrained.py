@@ -84,7 +84,7 @@ def open_model(source: str | Path, groups: Sequence[str]) -> Model:
     Args:
         source: an fclip checkpoint, another model's folder, a published name, NAME:FILE for a published model whose
             weights lie in a file, hf-hub:owner/name, or a tower without text, image:NAME.
-        groups: the catalogue's attribute groups, which models that are not our own are asked about.
+        groups: the catalogue's attribute groups of words, which models that are not our own are asked about.
 
     Raises:
         UserError: none of these, or as `build_model`.

@@ -1,5 +1,7 @@
 """Tables: what is guessed, what is mapped, and what is said when it does not fit."""
 
+import logging
+
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from fclip.catalogue.assemble import assemble, split_name
 from fclip.catalogue.schema import REQUIRED, split_of
-from fclip.catalogue.table import Columns, columns_from_pairs, is_attribute, open_table
+from fclip.catalogue.table import Columns, column_names, columns_from_pairs, is_attribute, open_table, separator
 from fclip.errors import UserError
 
 SHOP = """sku,file,colour,size,price,name,subset
@@ -42,6 +44,39 @@ def test_columns_are_guessed_by_name_and_text_stays_text(tmp_path):
         {"colour": "NA", "size": "M"},
     ]
     assert catalogue[0]["image"] == {"bytes": None, "path": f"{tmp_path}/a.jpg"}
+
+
+def said(caplog, path, columns=None):
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "fclip.catalogue.table"):
+        open_table(path, columns)
+    return caplog.messages
+
+
+def test_what_was_chosen_and_what_was_left_out_is_said(tmp_path, caplog):
+    path = write(tmp_path, SHOP)
+    assert said(caplog, path) == [
+        "columns: id=file, item=sku, image=file, split=subset, title=name, attributes=colour,size",
+        "left out: price (numbers or flags); name it in --map attributes=colour,size,…",
+    ]
+    assert said(caplog, path, Columns(id="sku", attributes=("size", "price"))) == [
+        "columns: id=sku, item=sku, image=file, split=subset, title=name, attributes=size,price"
+    ]
+    rows = "".join(f"{n}.jpg,{n / 7:.2f},{'long ' * 12}{n % 2},,red\n" for n in range(190))
+    assert said(caplog, write(tmp_path, "image,price,text,note,hue\n" + rows)) == [
+        "columns: id=image, image=image, attributes=hue",
+        "left out: price (190 different values), text (long texts), note (empty); "
+        "name those you want in --map attributes=hue,…",
+    ]
+
+
+def test_what_a_parquet_file_leaves_out_is_said_without_its_pictures(tmp_path, caplog):
+    columns = {"jpeg": [b"x", b"y"], "mask": [b"x", b"y"], "year": [1, 2], "ok": [True, False], "hue": ["a", "b"]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert said(caplog, tmp_path / "a.parquet") == [
+        "columns: image=jpeg, attributes=hue",
+        "left out: year (numbers), ok (bool); name those you want in --map attributes=hue,…",
+    ]
 
 
 def test_named_columns_win_over_guesses(tmp_path):
@@ -113,10 +148,43 @@ def test_corrupt_and_ambiguous_files(tmp_path):
     with pytest.raises(UserError, match=r"cannot read table .*bad.parquet"):
         open_table(tmp_path / "bad.parquet")
     (tmp_path / "latin.csv").write_bytes("image,colour\n1.jpg,fuchsia-rosé\n".encode("latin-1"))
-    with pytest.raises(UserError, match="UTF-8"):
+    with pytest.raises(UserError, match=r"csv: line 2 is not UTF-8, near '1.jpg,fuchsia-rosé'; save it as UTF-8$"):
         open_table(tmp_path / "latin.csv")
     with pytest.raises(UserError, match=r"several tables .*bad.parquet, latin.csv"):
         open_table(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_header_of_another_encoding_is_named(tmp_path, encoding):
+    (tmp_path / "t.csv").write_bytes("image,größe\n1.jpg,weiß\n".encode(encoding))
+    for read in (column_names, open_table):
+        with pytest.raises(UserError, match=r"t.csv: line 1 is not UTF-8, near .*; save it as UTF-8$") as caught:
+            read(tmp_path / "t.csv")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("name", ["shop.csv", "shop.tsv"])
+def test_the_header_tells_the_separator(tmp_path, mark, name):
+    rows = [["\ufeffid", '"size, in cm; or letter"', "image"], ["01", "M", "1.jpg"], ["02", '"9,5; or so"', "2.jpg"]]
+    catalogue = open_table(write(tmp_path, "".join(mark.join(row) + "\r\n" for row in rows), name))
+    assert catalogue["id"][:] == ["01", "02"]
+    assert [row["size, in cm; or letter"] for row in catalogue["attributes"]] == ["M", "9,5; or so"]
+
+
+@pytest.mark.parametrize(
+    ("header", "suffix", "mark"),
+    [
+        (b"image", ".csv", ","),
+        (b"image", ".TSV", "\t"),
+        (b"a;b,c", ".csv", ","),
+        (b"a;b;c,d", ".csv", ";"),
+        (b'"a,b,c";d', ".csv", ";"),
+        (b"", ".csv", ","),
+    ],
+)
+def test_separators(header, suffix, mark):
+    assert separator(header, suffix) == mark
 
 
 @pytest.mark.parametrize(("pair", "message"), [("sku", "NAME=COLUMN"), ("ids=sku", "did you mean 'id'")])

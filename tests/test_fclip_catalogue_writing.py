@@ -116,6 +116,32 @@ def test_an_unreadable_picture_is_left_out_and_listed(tmp_path, garments, broken
     assert "02" not in open_catalogue(tmp_path / "shards")["id"][:]
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "bmp"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_picture_that_is_cut_off_is_left_out_as_the_report_counts_it(tmp_path, form, kind):
+    stream = io.BytesIO()
+    Image.effect_noise((90, 70), 50).convert("RGB").save(stream, kind)
+    whole = stream.getvalue()
+    cells = [{"bytes": data, "path": None} for data in (whole, whole[:-200], whole[: len(whole) // 2], b"", whole)]
+    cells.append({"bytes": None, "path": str(tmp_path / "gone.jpg")})
+    catalogue = assemble({"id": list("abcdef"), "image": cells, "split": ["train"] * 6}, {"colour": ["red"] * 6})
+    index = write_shards(catalogue, form, tmp_path / "shards")
+    unreadable = [bad["id"] for bad in describe(catalogue, progress=False)["images"]["unreadable"]]
+    assert [bad["id"] for bad in index["skipped"]] == unreadable == list("bcdf")
+    assert open_catalogue(tmp_path / "shards")["id"][:] == ["a", "e"]
+
+
+def test_a_large_jpeg_that_is_cut_off_is_found_at_reduced_scale(tmp_path):
+    for progressive in (False, True):
+        stream = io.BytesIO()
+        Image.effect_noise((1200, 900), 50).convert("RGB").save(stream, "jpeg", progressive=progressive)
+        whole = stream.getvalue()
+        cells = [{"bytes": whole[: len(whole) - cut], "path": None} for cut in (0, 2, 100, 10_000)]
+        catalogue = assemble({"id": list("abcd"), "image": cells, "split": ["train"] * 4}, {})
+        index = write_shards(catalogue, "webdataset", tmp_path / f"shards-{progressive}")
+        assert [bad["id"] for bad in index["skipped"]] == list("bcd")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_cut_shard_loses_what_is_behind_the_cut_and_says_so(tmp_path, garments, stream, caplog):
     index = write_shards(garments, "webdataset", tmp_path / "shards", shard_size=10)

@@ -99,7 +99,11 @@ def test_catalogue_maps_the_columns_of_a_table(shop, capsys, tmp_path) -> None:
     (tmp_path / "t.csv").write_text(f"sku,shot,hue\n1,{shop}/photo.jpg,red\n2,{shop}/photo.jpg,blue\n")
     mapped = ["--map", "id=sku", "--map", "image=shot", "--map", "attributes=hue"]
     assert run("catalogue", "t.csv", *mapped) == 0
-    assert "2 pictures of 2 products" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "2 pictures of 2 products" in shown
+    assert shown.startswith("columns: id=sku, item=sku, image=shot, attributes=hue\n")
+    assert run("catalogue", "t.csv", "--map", "image=shot", "--map", "item=hue") == 0
+    assert "left out: sku (numbers or flags); name it in --map attributes=…\n" in capsys.readouterr().out
     assert run("index", "--checkpoint", shop / "model", "--catalogue", "t.csv", "--out", "i", *mapped) == 0
     assert open_index("i").values("hue") == {"blue": 1, "red": 1}
 
@@ -375,6 +379,15 @@ def test_the_catalogues_help_names_every_format(capsys) -> None:
     assert run("catalogue", "--help") == 0
     text = "".join(capsys.readouterr().out.split())  # wrapped at spaces and hyphens
     assert not [name for name in FORMATS if name not in text]
+
+
+def test_a_picture_that_is_cut_off_is_not_written_and_named(shop, tmp_path, capsys) -> None:
+    (tmp_path / "cut.jpg").write_bytes((shop / "photo.jpg").read_bytes()[:-200])
+    (tmp_path / "t.csv").write_text(f"id,image,split\n1,{shop}/photo.jpg,val\n2,cut.jpg,val\n3,gone.jpg,val\n")
+    assert run("catalogue", "t.csv", "--to", "webdataset", "--out", "shards") == 0
+    shown = capsys.readouterr()
+    assert "2 pictures cannot be read: " in shown.out
+    assert "1 pictures in 1 shards in shards; 2 unreadable left out (2, 3), listed in shards/index.json" in shown.err
 
 
 def test_a_catalogue_is_written_as_shards_that_open_again(shop, tmp_path, capsys) -> None:

@@ -34,7 +34,8 @@ def run_finetune(config: Finetune, resume: Path | None = None, overwrite: bool =
     from experiments.diffusion.pipelines import open_pipeline
     from experiments.train import captions_of
     from fclip.catalogue import open_catalogue
-    from fclip.catalogue.schema import groups_of, select_split
+    from fclip.catalogue.kinds import word_groups
+    from fclip.catalogue.schema import select_split
 
     if not config.data.catalogue:
         raise UserError("no catalogue to learn from; set data.catalogue=[PATH]")
@@ -42,7 +43,7 @@ def run_finetune(config: Finetune, resume: Path | None = None, overwrite: bool =
     state = launched()
     with state.local_main_process_first():
         catalogue = open_catalogue(config.data.catalogue, format=config.data.format)
-    captions = captions_of(config.captions, groups_of(catalogue))
+    captions = captions_of(config.captions, word_groups(catalogue))
     pictures = CataloguePictures(select_split(catalogue, config.data.train_split), captions, config)
     batches = catalogue_batches(config, pictures, state.process_index, state.num_processes)
     validation = _validation(catalogue, captions, config)

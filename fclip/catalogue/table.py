@@ -2,13 +2,16 @@
 
     fclip catalogue shop/products.csv --map id=sku --map image=file --map attributes=colour,size
 
-Columns that nobody names are guessed by their name (`Columns`, `GUESSES`). Tables are read as text: the id "0123" keeps
-its zero and a product called "NA" its name; only empty fields are unknown. Pictures are not looked at while opening.
+Columns that nobody names are guessed by their name (`Columns`, `GUESSES`); what was chosen is logged (INFO). Tables are
+read as text: the id "0123" keeps its zero and a product called "NA" its name; only empty fields are unknown. Pictures
+are not looked at while opening.
 """
 
 from __future__ import annotations
 
 import glob
+import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -26,9 +29,13 @@ from fclip.errors import UserError, nearest
 if TYPE_CHECKING:
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
+
 SUFFIXES = (".csv", ".tsv", ".parquet")
 IMAGE_FOLDERS = ("images", "image", "img")
+OTHER = ("view", "bbox", "landmarks")  # columns that are what they are called
 MAX_VALUES = 200  # a column with more distinct texts than this is a description or a code, no attribute
+HEADER_BYTES = 1 << 20  # of a text table's first line that are looked at
 MAX_LENGTH = 50  # characters a value has on average
 
 
@@ -120,7 +127,16 @@ def column_names(path: Path) -> list[str]:
 
 
 def _layout(path: Path) -> pacsv.ParseOptions:
-    return pacsv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True)
+    with open(path, "rb") as file:
+        header = file.readline(HEADER_BYTES)
+    return pacsv.ParseOptions(delimiter=separator(header, path.suffix), newlines_in_values=True)
+
+
+def separator(header: bytes, suffix: str = ".csv") -> str:
+    """What parts the columns by the header: comma, semicolon (Excel in Europe) or tab; none: as the suffix says."""
+    usual = "\t" if suffix.lower() == ".tsv" else ","
+    plain = re.sub(rb'"[^"]*"', b"", header)
+    return max((usual, *",;\t"), key=lambda mark: plain.count(mark.encode()))  # the first of equals
 
 
 @contextmanager
@@ -131,9 +147,23 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, DatasetsError, OSError, ValueError) as error:
+        if path.suffix.lower() != ".parquet" and path.is_file() and (line := _not_utf8(path)):
+            raise UserError(f"cannot read table {path}: {line}; save it as UTF-8") from None
         reason = str(error.__cause__ or error).strip().split("\n")[0][:200].rstrip(".")
         wanted = "an intact Parquet file" if path.suffix.lower() == ".parquet" else "UTF-8 text with a header"
         raise UserError(f"cannot read table {path}: {reason}; expected {wanted}") from None
+
+
+def _not_utf8(path: Path) -> str | None:
+    """The first line of a text file that is not UTF-8, with its number."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                near = line[max(0, error.start - 20) : error.end + 10].decode("latin-1").strip()
+                return f"line {number} is not UTF-8, near {near!r}"
+    return None
 
 
 def read_parquet(files: Sequence[Path]) -> pa.Table:
@@ -171,8 +201,9 @@ def from_table(table: pa.Table, columns: Columns, root: Path | None, name: str =
     path = pc.struct_field(image, "path")
     numbers = pa.array(range(table.num_rows)).cast(pa.string())
     inside = path.null_count or pa.types.is_struct(table[chosen.image].type)
+    id_column = chosen.id or (None if inside else chosen.image)
     found: dict[str, Column] = {"image": image}
-    found["id"] = as_text(table[chosen.id] if chosen.id else numbers if inside else table[chosen.image])
+    found["id"] = as_text(table[id_column] if id_column else numbers)
     for field in ("item", "split", "title"):
         column = getattr(chosen, field)
         found |= {field: as_values(table[column])} if column else {}
@@ -182,7 +213,11 @@ def from_table(table: pa.Table, columns: Columns, root: Path | None, name: str =
         found["bbox"] = table["bbox"]
     if "landmarks" in table.column_names and pa.types.is_list(table["landmarks"].type):
         found["landmarks"] = table["landmarks"]
-    return assemble(found, attribute_columns(table, chosen))
+    groups = attribute_columns(table, chosen)
+    if logger.isEnabledFor(logging.INFO):
+        for line in said_of(table, replace(chosen, id=id_column), list(groups), guessed=not columns.attributes):
+            logger.info("%s", line)
+    return assemble(found, groups)
 
 
 def resolve(columns: Columns, names: Sequence[str], table: str = "the table") -> Columns:
@@ -219,23 +254,66 @@ def attribute_columns(table: pa.Table, columns: Columns) -> dict[str, Column]:
     """The attribute groups: those named, else those in a struct `attributes`, else every column that looks like one."""
     if columns.attributes:
         return {name: table[name] for name in columns.attributes}
-    if "attributes" in table.column_names and pa.types.is_struct(table["attributes"].type):
+    if _has_struct(table):
         struct = table["attributes"].combine_chunks()
         return {field.name: struct.field(field.name) for field in struct.type}
-    taken = {columns.id, columns.item, columns.image, columns.split, columns.title, "view", "bbox", "landmarks"}
-    return {name: table[name] for name in table.column_names if name not in taken and is_attribute(table[name])}
+    return {name: table[name] for name in _untaken(table, columns) if is_attribute(table[name])}
+
+
+def said_of(table: pa.Table, columns: Columns, groups: Sequence[str], guessed: bool = True) -> list[str]:
+    """What was taken for what, and which columns are no attributes: a line each.
+
+    Args:
+        table: (N, columns).
+        columns: all that was chosen.
+        groups: the attribute groups.
+        guessed: whether the groups were guessed; what somebody did not name is not spoken of.
+    """
+    roles = {field: getattr(columns, field) for field in ("id", "item", "image", "split", "title")}
+    roles |= {name: name for name in ("category", *OTHER) if name in table.column_names}
+    roles["attributes"] = ",".join(groups) or None
+    lines = ["columns: " + ", ".join(f"{field}={column}" for field, column in roles.items() if column)]
+    reasons = {}
+    if guessed and not _has_struct(table):
+        reasons = {name: why_no_attribute(table[name]) for name in _untaken(table, columns) if name not in groups}
+    if reasons:
+        left = ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
+        wanted = "it" if len(reasons) == 1 else "those you want"
+        lines.append(f"left out: {left}; name {wanted} in --map attributes={','.join([*groups, '…'])}")
+    return lines
+
+
+def _has_struct(table: pa.Table) -> bool:
+    return "attributes" in table.column_names and pa.types.is_struct(table["attributes"].type)
+
+
+def _untaken(table: pa.Table, columns: Columns) -> list[str]:
+    """The columns that may be attributes: no other role, and neither pictures nor records."""
+    taken = {columns.id, columns.item, columns.image, columns.split, columns.title, *OTHER}
+    data = (pa.types.is_struct, pa.types.is_binary, pa.types.is_large_binary)
+    return [n for n in table.column_names if n not in taken and not any(is_(table[n].type) for is_ in data)]
 
 
 def is_attribute(column: pa.ChunkedArray) -> bool:
     """Whether a column looks like an attribute: few and short texts, not all of them numbers or flags."""
+    return why_no_attribute(column) is None
+
+
+def why_no_attribute(column: pa.ChunkedArray) -> str | None:
+    """Why a column does not look like an attribute; None where it does."""
     if pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
-        return is_attribute(pc.list_flatten(column))
+        return why_no_attribute(pc.list_flatten(column))
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return False
-    if pc.count_distinct(column).as_py() > min(MAX_VALUES, max(20, len(column) // 2)) + 1:
-        return False
+        number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+        return "numbers" if number else str(column.type)
+    different = pc.count_distinct(column).as_py()
+    if different > min(MAX_VALUES, max(20, len(column) // 2)) + 1:
+        return f"{different:,} different values"
     values = [v for v in pc.unique(column).to_pylist() if v]
-    words = pc.match_substring_regex(pa.array(values, pa.string()), r"(?i)^(-?[\d.,]+|true|false)$")
-    return bool(values) and not pc.all(words).as_py() and sum(map(len, values)) <= MAX_LENGTH * len(values)
+    if not values:
+        return "empty"
+    if pc.all(pc.match_substring_regex(pa.array(values, pa.string()), r"(?i)^(-?[\d.,]+|true|false)$")).as_py():
+        return "numbers or flags"
+    return "long texts" if sum(map(len, values)) > MAX_LENGTH * len(values) else None

@@ -3,7 +3,9 @@
     fclip catalogue shop/products.csv --to webdataset --out shop-shards
 
 Splits lie apart (`train-00000.tar`, `val-00000.tar`, …). Pictures keep their bytes where they are JPEG, PNG or WebP;
-others become PNG. `index.json` counts the pictures, has a SHA-256 for every shard, and lists what could not be read.
+others become PNG. Every picture is decoded before it is written (a JPEG at an eighth of its size, which finds where it
+is cut off in a sixth of the time). `index.json` counts the pictures, has a SHA-256 for every shard, and lists what
+could not be read.
 """
 
 from __future__ import annotations
@@ -114,16 +116,27 @@ def _readable(rows: Iterator[Row], skipped: list[dict[str, str]]) -> Iterator[Ro
 
 
 def _picture(cell: dict[str, Any]) -> tuple[bytes, str]:
-    """Bytes and suffix: as they are where every reader knows them, else PNG."""
+    """Bytes and suffix of a sound picture: as they are where every reader knows them, else PNG.
+
+    Raises:
+        OSError: the file is missing.
+        UnreadableImageError: it cannot be decoded to its end.
+    """
     data = encoded(cell)
-    for signature, suffix in SIGNATURES.items():
-        if data.startswith(signature):
-            return data, suffix
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return data, "webp"
+    suffix = _suffix(data)
+    decoded = decode({"bytes": data, "path": cell["path"]}, size_px=1 if suffix else None)
+    if suffix:
+        return data, suffix
     stream = io.BytesIO()
-    decode({"bytes": data, "path": cell["path"]}).save(stream, "png")
+    decoded.save(stream, "png")
     return stream.getvalue(), "png"
+
+
+def _suffix(data: bytes) -> str | None:
+    """Of the formats that every reader knows."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return next((suffix for signature, suffix in SIGNATURES.items() if data.startswith(signature)), None)
 
 
 def _parts(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +50,8 @@ def catalogue(
     if json is not None:
         writable(json)
     progress = progress_shown()
-    opened = open_catalogue(path, format=catalogue_format, columns=columns_of(columns), stream=stream)
+    with _columns_shown():
+        opened = open_catalogue(path, format=catalogue_format, columns=columns_of(columns), stream=stream)
     report = describe(opened, check_images, progress)
     render(report)
     if json is not None:
@@ -87,6 +91,22 @@ def draw(
     print(f"{len(drawn)} pictures of {items} products in {out}", file=sys.stderr)
 
 
+@contextmanager
+def _columns_shown() -> Iterator[None]:
+    """Prints which column of a table was taken for what."""
+    from fclip.catalogue.table import logger
+
+    level, handler = logger.level, logging.StreamHandler(sys.stdout)
+    handler.addFilter(lambda record: record.levelno == logging.INFO)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
 def _check_free_for_catalogue(folder: Path | None, overwrite: bool) -> None:
     from fclip.catalogue.storage import is_saved
 
@@ -108,9 +128,11 @@ def _check_shards(form: str | None, out: Path | None, overwrite: bool) -> None:
 
 
 def _write_shards(opened: Any, form: str, out: Path, shard_size: int, overwrite: bool) -> None:
+    from fclip.catalogue.report import SHOWN
     from fclip.catalogue.writing import write_shards
 
     index = write_shards(opened, form, out, shard_size, overwrite)
     skipped = index["skipped"]
-    more = f"; {len(skipped)} unreadable, listed in {out / 'index.json'}" if skipped else ""
+    names = ", ".join(bad["id"] for bad in skipped[:SHOWN]) + ", …" * (len(skipped) > SHOWN)
+    more = f"; {len(skipped)} unreadable left out ({names}), listed in {out / 'index.json'}" if skipped else ""
     print(f"{index['pictures']} pictures in {len(index['shards'])} shards in {out}{more}", file=sys.stderr)

@@ -102,14 +102,14 @@ def _built(
     measure_colour: bool,
 ) -> tuple[Index, str]:
     """The index, and what an update changed."""
-    from fclip.catalogue.schema import groups_of
+    from fclip.catalogue.kinds import word_groups
     from fclip.index_updates import update_index
     from fclip.indexing import build_index
     from fclip.pretrained import open_model
     from fclip.processes import on_device
 
     progress = progress_shown()
-    model = on_device(open_model(checkpoint, groups_of(pictures)))
+    model = on_device(open_model(checkpoint, word_groups(pictures)))
     if not update:
         how = (overwrite, progress, batch_size, workers, resume, store, measure_colour)
         return build_index(out, model, pictures, str(checkpoint), *how), ""
