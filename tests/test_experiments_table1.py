@@ -68,6 +68,7 @@ def test_all_models_answer_the_captions_of_the_first_checkpoint(made, shop):
     assert found.keys() == {"CLIP*", "A = b", "CLIP"}
     assert all(difference(found["CLIP*"], other) is None for other in found.values())
     assert found["CLIP*"]["groups"] == ["colour", "category"]
+    tune_products()  # as the program does
     alone = run_surfacing(shop / "second", shop / "garments", "all", bootstrap=20, progress=False)
     for part in ("metrics", "pictures", "captions_sha256", "baselines", "counts"):
         assert found["A = b"][part] == alone[part]
