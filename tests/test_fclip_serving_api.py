@@ -87,6 +87,13 @@ def test_a_filter_that_leaves_nothing_says_what_to_leave_out(client) -> None:
     assert found.json()["relax"] == [{"group": "colour", "pictures": 3}]
 
 
+@pytest.mark.parametrize("wanted", ["rde", ["rde", "blue"], {"not": ["rde"]}])
+def test_a_value_that_no_product_has_is_said(client, wanted) -> None:
+    found = client.post("/search", json={"texts": ["dress"], "where": {"price": {"max": 90}, "colour": wanted}})
+    assert found.json()["notes"] == ["no product has colour=rde; did you mean 'red'? known: blue, green, red"]
+    assert client.post("/search", json={"texts": ["dress"], "where": {"colour": "red"}}).json()["notes"] == []
+
+
 def test_an_unknown_facet_names_the_nearest_and_not_where_the_index_lies(client) -> None:
     said = problem(client.post("/search", json={"texts": ["dress"], "where": {"color": "red"}}), 422)
     assert said == "no attribute group 'color' in this index; did you mean 'colour'? known: colour, price"
