@@ -83,7 +83,9 @@ def test_the_command_line_says_the_same(text, where) -> None:
 
 @pytest.mark.parametrize("text", ["colour", "=red", "colour=", "colour=red|", "!=red", "price<50", ""])
 def test_other_forms_are_refused(text) -> None:
-    with pytest.raises(UserError, match=r"expected --where GROUP=VALUE, GROUP=ONE\|OTHER, GROUP!=VALUE or GROUP=10..50, got"):
+    with pytest.raises(
+        UserError, match=r"expected --where GROUP=VALUE, GROUP=ONE\|OTHER, GROUP!=VALUE or GROUP=10..50, got"
+    ):
         where_from_text([text])
 
 
