@@ -26,7 +26,8 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from fclip.errors import UserError, nearest
+from fclip.errors import UserError
+from fclip.validation import UNKNOWN_KEY, in_words
 
 STRICT = ConfigDict(extra="forbid")
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -308,12 +309,8 @@ def _set(values: dict[str, Any], path: list[str], value: Any, key: str) -> None:
 def _explain(problem: Any, kind: type) -> str:
     """One pydantic error as: where, expected, got; the nearest key for an unknown one."""
     location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"unknown key {key!r}; {nearest(location[-1], _keys(location[:-1], kind))}"
-    plain = {"dataclass_type": "expected keys below it", "tuple_type": "expected a list, e.g. [a, b]"}
-    wanted = plain.get(problem["type"], problem["msg"][:1].lower() + problem["msg"][1:])
-    return f"{key}: {wanted}, got {problem['input']!r}"
+    known = _keys(location[:-1], kind) if problem["type"] in UNKNOWN_KEY else []
+    return in_words(".".join(location), problem, known, repr(problem["input"]))
 
 
 def _keys(path: list[str], kind: type) -> list[str]:

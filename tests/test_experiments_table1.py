@@ -16,6 +16,7 @@ from fclip.catalogue import open_catalogue, save_catalogue
 from fclip.catalogue.deepfashion import FINE
 from fclip.checkpoint import load_checkpoint, save_checkpoint
 from fclip.errors import UserError
+from fclip.machine import tune_products
 from fclip.pretrained import open_model
 
 

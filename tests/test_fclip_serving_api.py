@@ -87,6 +87,13 @@ def test_a_filter_that_leaves_nothing_says_what_to_leave_out(client) -> None:
     assert found.json()["relax"] == [{"group": "colour", "pictures": 3}]
 
 
+@pytest.mark.parametrize("wanted", ["rde", ["rde", "blue"], {"not": ["rde"]}])
+def test_a_value_that_no_product_has_is_said(client, wanted) -> None:
+    found = client.post("/search", json={"texts": ["dress"], "where": {"price": {"max": 90}, "colour": wanted}})
+    assert found.json()["notes"] == ["no product has colour=rde; did you mean 'red'? known: blue, green, red"]
+    assert client.post("/search", json={"texts": ["dress"], "where": {"colour": "red"}}).json()["notes"] == []
+
+
 def test_an_unknown_facet_names_the_nearest_and_not_where_the_index_lies(client) -> None:
     said = problem(client.post("/search", json={"texts": ["dress"], "where": {"color": "red"}}), 422)
     assert said == "no attribute group 'color' in this index; did you mean 'colour'? known: colour, price"
@@ -94,17 +101,40 @@ def test_an_unknown_facet_names_the_nearest_and_not_where_the_index_lies(client)
 
 MISTAKES = {
     "nothing asked": ({}, "expected a text, a picture, an item or a like"),
-    "only blanks": ({"texts": ["  "]}, "texts.0: String should have at least 1 character"),
-    "a long text": ({"texts": ["x" * 10_000]}, "texts.0: String should have at most 1000 characters"),
-    "many texts": ({"texts": ["x"] * 9}, "texts: List should have at most 8 items"),
-    "k of 0": ({"texts": ["x"], "k": 0}, "k: Input should be greater than or equal to 1"),
-    "k too large": ({"texts": ["x"], "k": MAX_K + 1}, "k: Input should be less than or equal to 100"),
-    "an unknown key": ({"text": "dress"}, "text: Extra inputs are not permitted"),
+    "only blanks": ({"texts": ["  "]}, "texts.0: expected at least 1 character, got 0"),
+    "a long text": ({"texts": ["x" * 10_000]}, "texts.0: expected at most 1000 characters, got 10000"),
+    "many texts": ({"texts": ["x"] * 9}, "texts: expected at most 8 values, got 9"),
+    "k of 0": ({"texts": ["x"], "k": 0}, "k: expected at least 1, got 0"),
+    "k too large": ({"texts": ["x"], "k": MAX_K + 1}, "k: expected at most 100, got 101"),
+    "a huge k": ({"texts": ["x"], "k": 10**400}, "k: expected at most 100, got 1000"),
+    "a part of k": ({"texts": ["x"], "k": 2.5}, "k: expected a whole number, got 2.5"),
+    "an unknown key": ({"text": ["xxxx"]}, "unknown key 'text'; did you mean 'texts'? known: avoid, disliked, "),
+    "an unknown end": (
+        {"where": {"price": {"mx": 3}}},
+        "unknown key 'where.price.mx'; did you mean 'max'? known: max, min",
+    ),
+    "no list": ({"texts": "xxxx"}, 'texts: expected a list, e.g. ["a", "b"], got a string'),
+    "no list of what is not": (
+        {"where": {"colour": {"not": "x"}}},
+        'where.colour.not: expected a list, e.g. ["a", "b"]',
+    ),
+    "no question": (["xxxx"], "expected keys and values, got a list"),
+    "an unknown weight": (
+        {"texts": ["x"], "weights": {"txt": 1}},
+        "weights.txt: expected 'text', 'image' or 'item', got",
+    ),
+    "two mistakes": ({"texts": "x", "k": "x"}, "; and 1 more"),
     "an unknown item": ({"items": ["nobody"]}, "no picture 'nobody' in this index"),
-    "an unknown fusion": ({"texts": ["x"], "fusion": "sum"}, "fusion: Input should be 'mean', 'slerp'"),
-    "a range without ends": ({"texts": ["x"], "where": {"price": {}}}, "expected min, max or both"),
+    "an unknown fusion": (
+        {"texts": ["x"], "fusion": "sum"},
+        "fusion: expected 'mean', 'slerp', 'late' or 'rrf', got 'sum'",
+    ),
+    "a range without ends": (
+        {"texts": ["x"], "where": {"price": {}}},
+        "where.price: expected min, max or both, got neither",
+    ),
     "a filter of another kind": ({"texts": ["x"], "where": {"price": 5}}, "where.price: expected a value, a list"),
-    "no values": ({"texts": ["x"], "where": {"colour": []}}, "where.colour"),
+    "no values": ({"texts": ["x"], "where": {"colour": []}}, "where.colour: expected at least 1 value, got 0"),
     "weights of 0": ({"texts": ["x"], "weights": {"text": 0}}, "has weight 0"),
 }
 
@@ -118,11 +148,21 @@ def test_a_question_that_makes_no_sense_is_refused_in_one_line(client, name) -> 
 
 
 BODIES = {
-    "no json": ("application/json", b"{", 422, "Invalid JSON"),
-    "nan": ("application/json", b'{"texts": ["x"], "diversity": NaN}', 422, "diversity"),
-    "a lone surrogate": ("application/json", b'{"texts": ["\\ud800"]}', 422, "Invalid JSON"),
-    "no utf-8": ("application/json", b'{"texts": ["\xff"]}', 422, "Invalid JSON"),
-    "deep": ("application/json", b"[" * 5000, 422, "Invalid JSON"),
+    "no json": ("application/json", b"{", 422, "expected JSON, got a mistake at line 1 column 1 (EOF while"),
+    "nan": (
+        "application/json",
+        b'{"texts": ["x"], "diversity": NaN}',
+        422,
+        "diversity: expected a finite number, got nan",
+    ),
+    "a lone surrogate": (
+        "application/json",
+        b'{"texts": ["\\ud800"]}',
+        422,
+        "expected JSON, got a mistake at line 1 column ",
+    ),
+    "no utf-8": ("application/json", b'{"texts": ["\xff"]}', 422, "expected JSON, got a mistake at line 1 column "),
+    "deep": ("application/json", b"[" * 5000, 422, "expected JSON, got a mistake at line 1 column "),
     "a long question": ("application/json", b" " * 300_000, 422, "256 kilobytes"),
     "no content type": ("", b"{}", 415, "expected application/json or multipart/form-data"),
     "another content type": ("text/plain", b"{}", 415, "got text/plain"),
@@ -167,7 +207,7 @@ def test_similar_products_without_the_product_itself(client, recommender) -> Non
     assert ids(client.get("/similar/plain?k=3")) == expected(recommender, items=["plain"], k=3)
     assert "plain" not in ids(client.get("/similar/plain?k=100"))
     assert "no picture 'nobody'" in problem(client.get("/similar/nobody"), 404)
-    assert "k: Input should be less" in problem(client.get("/similar/plain?k=101"), 422)
+    assert "k: expected at most 100, got 101" in problem(client.get("/similar/plain?k=101"), 422)
 
 
 # --- items ---
@@ -194,8 +234,17 @@ def test_a_thumbnail_is_kept_by_the_browser(client) -> None:
 def test_an_unknown_item_is_404(client) -> None:
     for address in ("/items/nobody", "/items/nobody/thumbnail", "/items/%00", "/items/a%2F..%2Fb"):
         assert "no picture" in problem(client.get(address), 404)
-    problem(client.get("/nowhere"), 404)
-    problem(client.get("/search"), 405)
+
+
+def test_an_unknown_address_names_the_nearest_and_another_method_those_there_are(client) -> None:
+    said = problem(client.get("/serch"), 404)
+    assert said.startswith("no address '/serch'; did you mean '/search'? known: /, /facets, /feedback, ")
+    assert "x" * 61 not in problem(client.get(f"/{'x' * 5000}"), 404)
+    assert problem(client.get("/search"), 405) == "expected POST for '/search', got GET"
+    assert problem(client.post("/openapi.json"), 405) == "expected GET or HEAD for '/openapi.json', got POST"
+    page = client.put("/")
+    assert page.status_code == 405
+    assert "Expected GET or POST for " in page.text
 
 
 # --- facets ---
@@ -209,7 +258,7 @@ def test_facets_count_what_fits(client) -> None:
     some = client.get("/facets", params={"where": json.dumps({"price": {"max": 20}})}).json()
     assert some["groups"]["colour"]["values"] == dict.fromkeys(COLOURS, 1)
     assert "color" in problem(client.get("/facets", params={"where": '{"color": "red"}'}), 422)
-    assert "Invalid JSON" in problem(client.get("/facets", params={"where": "{"}), 422)
+    assert "expected JSON" in problem(client.get("/facets", params={"where": "{"}), 422)
 
 
 # --- what machines ask ---

@@ -81,9 +81,11 @@ def test_the_command_line_says_the_same(text, where) -> None:
     assert where_from_text([text]) == where
 
 
-@pytest.mark.parametrize("text", ["colour", "=red", "colour=", "colour=red|", "!=red", ""])
+@pytest.mark.parametrize("text", ["colour", "=red", "colour=", "colour=red|", "!=red", "price<50", ""])
 def test_other_forms_are_refused(text) -> None:
-    with pytest.raises(UserError, match=r"expected --where GROUP=VALUE or GROUP=ONE\|OTHER, got"):
+    with pytest.raises(
+        UserError, match=r"expected --where GROUP=VALUE, GROUP=ONE\|OTHER, GROUP!=VALUE or GROUP=10..50, got"
+    ):
         where_from_text([text])
 
 

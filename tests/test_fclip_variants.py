@@ -145,12 +145,12 @@ def test_a_transformer_that_does_not_fit_is_one_line(captions, config, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.stn.max_shift=1.5", "model.stn.max_shift: input should be less than or equal to 1, got 1.5"),
-        ("model.stn.max_zoom=0.5", "model.stn.max_zoom: input should be greater than or equal to 1, got 0.5"),
-        ("model.stn.max_bend=0.5", "model.stn.max_bend: input should be less than 0.5, got 0.5"),
-        ("model.stn.points=1", "model.stn.points: input should be greater than or equal to 2, got 1"),
-        ("model.stn.look_size=[0, 64]", "model.stn.look_size.0: input should be greater than 0, got 0"),
-        ("model.stn.transform=afine", "model.stn.transform: input should be 'none', 'affine', .* got 'afine'"),
+        ("model.stn.max_shift=1.5", "model.stn.max_shift: expected at most 1, got 1.5"),
+        ("model.stn.max_zoom=0.5", "model.stn.max_zoom: expected at least 1, got 0.5"),
+        ("model.stn.max_bend=0.5", "model.stn.max_bend: expected less than 0.5, got 0.5"),
+        ("model.stn.points=1", "model.stn.points: expected at least 2, got 1"),
+        ("model.stn.look_size=[0, 64]", "model.stn.look_size.0: expected more than 0, got 0"),
+        ("model.stn.transform=afine", "model.stn.transform: expected 'none', 'affine', .* got 'afine'"),
     ],
 )
 def test_bounds_that_let_the_view_leave_the_picture_are_one_line(override, message):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fclip.errors import UserError, nearest
+from fclip.errors import UserError
 from fclip.files import writable, write_json
 from fclip.queries.defaults import DEFAULT_FUSION, TEXT_SHARE
 
@@ -135,23 +135,11 @@ def parse_weights(weights: Sequence[str]) -> dict[str, float]:
 def _notes(index: Index, tokenizer: Tokenizer, query: Query, filters: Mapping[str, Any], found: bool) -> list[str]:
     """What a person should know about this question."""
     from fclip.queries.question import text_notes
-    from fclip.queries.relaxing import advice
+    from fclip.queries.relaxing import advice, unknown_values
 
     relaxed = [advice(index, filters)] if filters and not found else []
-    return [*text_notes(tokenizer, [*query.texts, *query.avoid]), *_unknown_values(index, filters), *relaxed]
-
-
-def _unknown_values(index: Index, filters: Mapping[str, Any]) -> list[str]:
-    """A sentence for every value that no product of the index has."""
-    notes = []
-    for group, wanted in filters.items():
-        asked = wanted.get("not", []) if isinstance(wanted, Mapping) else wanted
-        if asked and group not in index.numbers:
-            known = index.values(group)
-            notes += [
-                f"no product has {group}={value}; {nearest(value, known)}" for value in asked if value not in known
-            ]
-    return notes
+    known = {group: index.values(group) for group in filters if group not in index.numbers}
+    return [*text_notes(tokenizer, [*query.texts, *query.avoid]), *unknown_values(filters, known), *relaxed]
 
 
 def _check_ids(index: Index, ids: Sequence[str]) -> None:

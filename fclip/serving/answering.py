@@ -146,6 +146,15 @@ class Answering:
 
         return await self.search(relaxations, self.recommender.index, where)
 
+    async def unknown_values(self, where: Mapping[str, Any] | None) -> list[str]:
+        """A sentence for every value of the filters that no product has."""
+        from fclip.queries.relaxing import unknown_values
+
+        if not where:
+            return []
+        groups = (await self.facets(None))["groups"]
+        return unknown_values(where, {name: group["values"] for name, group in groups.items() if not group["number"]})
+
     def notes(self, texts: Sequence[str]) -> list[str]:
         """What the asker should know about the words."""
         from fclip.queries.question import text_notes

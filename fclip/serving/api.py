@@ -159,7 +159,10 @@ async def _ask(answering: Answering, question: Question, uploads: list[bytes]) -
     relax = await answering.relaxations(asked.get("where") or {}) if not answers else {}
     return {
         "answers": [_found(answer) for answer in answers],
-        "notes": answering.notes([*question.texts, *question.avoid]),
+        "notes": [
+            *answering.notes([*question.texts, *question.avoid]),
+            *await answering.unknown_values(asked.get("where")),
+        ],
         "relax": [Relaxation(group=group, pictures=pictures) for group, pictures in relax.items()],
     }
 

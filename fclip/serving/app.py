@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse
 
 import fclip
@@ -24,12 +26,14 @@ from fclip.serving.limits import ApiKey, BodyLimit, RateLimit, SecurityHeaders, 
 from fclip.serving.logs import RequestLog
 from fclip.serving.metrics import Metrics
 from fclip.serving.page_errors import PageErrors
-from fclip.serving.problems import EXPECTED, explained
+from fclip.serving.problems import EXPECTED, explained, no_such_method, no_such_route
 from fclip.serving.schemas import Feedback, Question
 from fclip.serving.settings import Settings
 
 if TYPE_CHECKING:
     from fclip.recommend import Recommender
+
+OPENAPI = "/openapi.json"
 
 
 def create_app(recommender: Recommender, chosen: Settings | None = None) -> FastAPI:
@@ -50,7 +54,9 @@ def create_app(recommender: Recommender, chosen: Settings | None = None) -> Fast
         await app.state.answering.close()
 
     # No /docs: it loads scripts of another origin. Any viewer opens /openapi.json.
-    app = FastAPI(title="fclip", version=fclip.__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="fclip", version=fclip.__version__, openapi_url=OPENAPI, docs_url=None, redoc_url=None, lifespan=lifespan
+    )
     app.state.settings, app.state.metrics = chosen, metrics
     app.include_router(api.router)
     app.include_router(page.router)
@@ -98,10 +104,24 @@ def open_recommender(chosen: Settings) -> Recommender:
 def _answer_errors(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> JSONResponse:
         status, message, headers = explained(error, app.state.answering.recommender.index)
+        if message == HTTPStatus(status).phrase:  # the framework's word, where no route of ours was reached
+            message = _unreached(request, status, headers.get("Allow", "")) or message
         return refusal(status, message, **headers)
 
     for kind in EXPECTED:
         app.add_exception_handler(kind, answer)
+
+
+def _unreached(request: Request, status: int, allowed: str) -> str | None:
+    """What to say of an address or method that no route has; `allowed` is of the first route of several."""
+    routes = [route for part in (api.router, page.router) for route in part.routes if isinstance(route, APIRoute)]
+    path = request.url.path
+    if status == 404:
+        return no_such_route(path, {OPENAPI, *(route.path_format for route in routes)})
+    if status == 405:
+        fitting = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+        return no_such_method(path, request.method, fitting or allowed.split(", "))
+    return None
 
 
 def _describe(app: FastAPI, key_needed: bool) -> None:

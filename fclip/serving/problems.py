@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
-from fclip.errors import StoreUnavailableError, UserError
+from fclip.errors import StoreUnavailableError, UserError, nearest
 from fclip.serving.batching import BusyError
+from fclip.serving.schemas import Feedback, Not, Question, Range
+from fclip.validation import in_words
 
 logger = logging.getLogger("fclip.serving")
 EXPECTED: tuple[type[Exception], ...] = (
     *(UserError, ValidationError, RequestValidationError),
     *(HTTPException, BusyError, StoreUnavailableError),
 )
-NO_PLACES = ("query", "path", "body", "value", "values", "range")
+NO_PLACES = ("query", "path", "body", "value", "values", "range", "[key]")
 """What pydantic puts into an error's place that its reader did not write."""
+FORMS: dict[str, type[BaseModel]] = {"Question": Question, "Feedback": Feedback, "range": Range, "not": Not}
+"""Title of a question, or name of a form of filter → its keys."""
+KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "keys and values"}
+SHOWN = ("_parsing", "_equal", "literal_error")
+"""How problems end whose text may be shown: it should have been a number or one of a few words."""
+MAX_SHOWN = 60  # characters
 
 
 def explained(error: Exception, index: Any) -> tuple[int, str, dict[str, str]]:
@@ -32,7 +42,7 @@ def explained(error: Exception, index: Any) -> tuple[int, str, dict[str, str]]:
     if isinstance(error, UserError):  # before ValueErrors of others, which it also is
         return 422, without_places(places_of(index), str(error)), {}
     if isinstance(error, ValidationError | RequestValidationError):
-        return 422, _first_problem(error.errors()), {}
+        return 422, _first_problem(error), {}
     if isinstance(error, HTTPException):
         return error.status_code, str(error.detail), dict(error.headers or {})
     if isinstance(error, BusyError):
@@ -43,12 +53,46 @@ def explained(error: Exception, index: Any) -> tuple[int, str, dict[str, str]]:
     raise error
 
 
-def _first_problem(problems: Any) -> str:
-    """One line; never the value, which may be somebody's words."""
+def _first_problem(error: Any) -> str:
+    """One line; never a text that was asked, which is somebody's words."""
+    problems = error.errors()
     first, more = problems[0], len(problems) - 1
-    place = ".".join(str(part) for part in first["loc"] if part not in NO_PLACES)
-    text = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return f"{place + ': ' if place else ''}{text}{f'; and {more} more' if more else ''}".replace("\n", " ")
+    parts = [str(part)[:MAX_SHOWN] for part, _ in groupby(first["loc"]) if part not in NO_PLACES]  # not.not: once
+    known = _keys(getattr(error, "title", ""), first["loc"])
+    line = in_words(".".join(parts), first, known, _got(first))
+    return f"{line}{f'; and {more} more' if more else ''}".replace("\n", " ")
+
+
+def _keys(title: str, location: Sequence[Any]) -> list[str]:
+    """The keys beside the one at a location of the model with this title."""
+    form = FORMS.get(location[-2] if len(location) > 1 else title)
+    return [] if form is None else [field.alias or name for name, field in form.model_fields.items()]
+
+
+def _got(problem: Mapping[str, Any]) -> str:
+    """What came: numbers and words of a closed list as they are, of the rest its kind or its length."""
+    kind, came = problem["type"], problem["input"]
+    if "actual_length" in problem.get("ctx", {}):
+        return f"{problem['ctx']['actual_length']}"
+    if kind in ("string_too_short", "string_too_long"):
+        return f"{len(came.strip())}"
+    if isinstance(came, str) and kind.endswith(SHOWN):
+        return came[:MAX_SHOWN] if kind.endswith("_equal") else repr(came[:MAX_SHOWN])
+    if came is None or isinstance(came, bool):
+        return json.dumps(came)
+    if isinstance(came, int | float):
+        return str(came)[:MAX_SHOWN]
+    return next((name for form, name in KINDS.items() if isinstance(came, form)), "something else")
+
+
+def no_such_route(path: str, paths: Iterable[str]) -> str:
+    """For an address that is none."""
+    return f"no address {path[:MAX_SHOWN]!r}; {nearest(path[:MAX_SHOWN], paths)}"
+
+
+def no_such_method(path: str, method: str, methods: Iterable[str]) -> str:
+    """For an address that is asked in another way."""
+    return f"expected {' or '.join(sorted(methods))} for {path[:MAX_SHOWN]!r}, got {method[:MAX_SHOWN]}"
 
 
 def places_of(index: Any) -> set[str]:

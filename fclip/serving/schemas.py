@@ -31,7 +31,7 @@ class Range(_Strict):
     @model_validator(mode="after")
     def _has_an_end(self) -> Range:
         if self.min is None and self.max is None:
-            raise ValueError("expected min, max or both")
+            raise ValueError('expected min, max or both, got neither; e.g. {"max": 50}')
         return self
 
 
@@ -96,7 +96,7 @@ class Feedback(Question):
     @model_validator(mode="after")
     def _has_a_verdict(self) -> Feedback:
         if not self.liked and not self.disliked:
-            raise ValueError("expected ids in liked or disliked")
+            raise ValueError("expected ids in liked or disliked, got none; without them ask /search")
         return self
 
 

@@ -157,7 +157,8 @@ def where_from_text(conditions: Sequence[str]) -> dict[str, Any]:
         unwanted, group = group.endswith("!"), group.removesuffix("!").strip()
         values = [value.strip() for value in rest.split("|")]
         if not group or not all(values):
-            raise UserError(f"expected --where GROUP=VALUE or GROUP=ONE|OTHER, got {condition!r}")
+            forms = "GROUP=VALUE, GROUP=ONE|OTHER, GROUP!=VALUE or GROUP=10..50"
+            raise UserError(f"expected --where {forms}, got {condition!r}")
         if group in where:
             raise UserError(f"--where names {group} twice; write --where '{group}=ONE|OTHER'")
         ends = _range(rest)
