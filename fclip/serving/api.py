@@ -157,12 +157,10 @@ async def _ask(answering: Answering, question: Question, uploads: list[bytes]) -
     asked = question.model_dump(by_alias=True, exclude_none=True)
     answers = await answering.ask(await answering.decode(uploads), **asked)
     relax = await answering.relaxations(asked.get("where") or {}) if not answers else {}
+    unknown = await answering.unknown_values(asked.get("where")) if not answers else []
     return {
         "answers": [_found(answer) for answer in answers],
-        "notes": [
-            *answering.notes([*question.texts, *question.avoid]),
-            *await answering.unknown_values(asked.get("where")),
-        ],
+        "notes": [*answering.notes([*question.texts, *question.avoid]), *unknown],
         "relax": [Relaxation(group=group, pictures=pictures) for group, pictures in relax.items()],
     }
 

@@ -101,10 +101,9 @@ class Follower:
         index = open_index(place)
         known, found = self._serves.about["fingerprint"], index.about["fingerprint"]
         if known != found:
-            checkpoint = index.about.get("checkpoint")
-            where, name = (f" ({checkpoint})", checkpoint) if checkpoint else ("", "FOLDER of that model")
             raise UserError(
-                f"it was built with model {found}{where}, this server has {known}; start again with --checkpoint {name}"
+                f"it was built with model {found}, and this server has {known}; start again with the checkpoint that "
+                "its index.json names"
             )
         if not index.search(index.sample[0], 1):
             raise UserError("it holds no picture")
