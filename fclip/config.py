@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -34,6 +35,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Size = tuple[PositiveInt, PositiveInt]
 """(height, width) in pixels."""
+Paths = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
+"""One, or a list."""
 Config = TypeVar("Config")
 
 
@@ -84,7 +87,7 @@ class ModelConfig:
 class DataConfig:
     """Which pictures, and how they vary in training."""
 
-    catalogue: tuple[str, ...] = ()  # paths, or "drawn:ITEMS:SEED"; several are joined
+    catalogue: Paths = ()  # paths, or "drawn:ITEMS:SEED"; several are joined
     format: str | None = None  # of the catalogue, when it cannot be told from the path
     stream: bool = False  # leave the pictures of shards (WebDataset, Parquet) where they are, instead of copying them
     # Streamed pictures are shuffled in windows of so many, made of sixteen runs of neighbours from all over the shards:

@@ -109,8 +109,11 @@ def _check_files(folder: Path) -> None:
     hint = ""
     if not _same(folder, other) and (other / "state.pt").is_file():
         hint = f"; the checkpoint before it can be continued with --resume {other}"
+    if (folder / "last" / "state.pt").is_file():
+        hint = f"; did you mean {folder / 'last'}?"
     if not (folder / "state.pt").is_file():
-        raise UserError(f"expected a training checkpoint (OUT/last), found no state.pt in {folder}{hint}")
+        found = f"found no state.pt in {folder}" if folder.is_dir() else f"there is no folder {folder}"
+        raise UserError(f"expected a training checkpoint (OUT/last), {found}{hint}")
     damaged = damaged_file(folder)
     if damaged:
         raise UserError(f"{folder / damaged} is damaged: it is not what was written{hint or '; copy the folder again'}")

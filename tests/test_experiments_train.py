@@ -111,7 +111,7 @@ def test_an_out_in_use_is_refused_unless_asked_to_overwrite(tiny, tmp_path, caps
         (["model.name=timm:test_resnett"], "timm has no model 'test_resnett'; did you mean test_resnet"),
         (
             ["--resume", "/no/such/last"],
-            "expected a training checkpoint (OUT/last), found no state.pt in /no/such/last",
+            "expected a training checkpoint (OUT/last), there is no folder /no/such/last",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -346,7 +346,8 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("words", MISTAKES)
-def test_a_mistake_is_one_line_and_leaves_nothing(shop, capsys, tmp_path, words) -> None:
+def test_a_mistake_is_one_line_and_leaves_nothing(shop, capsys, tmp_path, monkeypatch, words) -> None:
+    monkeypatch.setattr("logging.config.dictConfig", lambda config: None)  # it would stay, with the stdout of this test
     before = sorted(shop.rglob("*"))
     assert MISTAKES[words] in refused(capsys, *words.format(shop=shop).split())
     assert list(tmp_path.iterdir()) == []

@@ -121,6 +121,11 @@ def test_the_last_override_wins_and_its_value_may_look_like_a_flag(tmp_path):
     assert load_preset(written(tmp_path), ["--seed", "-1"]).seed == -1
 
 
+def test_one_catalogue_needs_no_list(tmp_path):
+    for overrides in (["data.catalogue=garments"], ["--data.catalogue", "garments"], ["data.catalogue=[garments]"]):
+        assert load_preset(written(tmp_path), overrides).data.catalogue == ("garments",)
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
@@ -132,7 +137,8 @@ def test_the_last_override_wins_and_its_value_may_look_like_a_flag(tmp_path):
         ("seed: 1.5", [], "seed: expected a whole number, got 1.5"),
         ("epochs: many", [], "epochs.*, got 'many'"),
         ("epochs: 0", [], "epochs: expected more than 0, got 0"),
-        ("data: {catalogue: drawn}", [], r"data\.catalogue: expected a list, .*, got 'drawn'"),
+        ("freeze: visual", [], "freeze: expected a list, .*, got 'visual'"),
+        ("data: {catalogue: 3}", [], r"data\.catalogue: expected a list, .*, got 3"),
         ("model: {image_size: [96]}", [], r"model\.image_size"),
         ("model: {tokenizer: words}", [], r"model\.tokenizer: .*'own' or 'trained', got 'words'"),
         ("optim: fast", [], "optim: expected keys below it, got 'fast'"),

@@ -216,6 +216,9 @@ def test_where_and_how_often_it_saves_may_change(fit, preset, tmp_path):
 def test_only_a_training_checkpoint_can_be_resumed(fit, preset, tmp_path):
     with pytest.raises(UserError, match=r"expected a training checkpoint \(OUT/last\), found no state.pt"):
         fit(preset(), resume=tmp_path)
+    run = fit(preset(epochs=1))
+    with pytest.raises(UserError, match=f"found no state.pt in {run.out}; did you mean {run.out / 'last'}\\?"):
+        fit(preset(), resume=run.out)
 
 
 @pytest.mark.parametrize("dies", [4, 8, 10])

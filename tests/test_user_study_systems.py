@@ -61,6 +61,22 @@ def test_filters_are_what_every_index_knows():
         filter_values(study, {})
 
 
+def test_a_filter_that_an_index_lacks_is_said_to_be_one(monkeypatch):
+    def lacking(self, group):
+        raise UserError(f"no attribute group {group!r} in the index")
+
+    monkeypatch.setattr(IndexSystem, "values", lacking)
+    with pytest.raises(UserError, match="filters: no attribute group 'color' in the index"):
+        filter_values(replace(make_study(), filters=("color",)), {"a": IndexSystem(make_recommender())})
+
+
+def test_a_system_that_cannot_be_opened_is_named(tmp_path):
+    systems = tuple(System(name, "index", str(tmp_path / "nowhere")) for name in ("ours", "theirs"))
+    study = replace(make_study(), systems=systems)
+    with pytest.raises(UserError, match=r"system 'ours': .*nowhere"):
+        open_systems(study)
+
+
 def test_a_folder_shows_the_pictures_of_the_participant_of_the_query(tmp_path):
     for name in ("0001", "0001-1", "a warm coat"):
         for index in range(3):

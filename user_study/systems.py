@@ -194,7 +194,10 @@ def filter_values(study: Study, systems: Mapping[str, Answering]) -> dict[str, l
         raise UserError("filters need a system of kind index, whose attributes they are; leave filters out")
     found = {}
     for group in study.filters:
-        known = [index.values(group) for index in indexes]
+        try:
+            known = [index.values(group) for index in indexes]
+        except UserError as error:
+            raise UserError(f"filters: {error}") from None
         shared = [value for value in known[0] if all(value in others for others in known[1:])]
         found[group] = sorted(shared[:FIRST_FILTER_VALUES])
     return found
@@ -204,7 +207,10 @@ def _open(system: System, study: Study) -> Answering:
     if system.kind == "index":
         from fclip.recommend import Recommender
 
-        return IndexSystem(Recommender.open(system.path))
+        try:
+            return IndexSystem(Recommender.open(system.path))
+        except UserError as error:
+            raise UserError(f"system {system.name!r}: {error}") from None
     if system.kind == "folder":
         if not Path(system.path).is_dir():
             raise UserError(f"system {system.name!r}: expected a folder of pictures, found none at {system.path}")

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from fclip.config import STRICT, Share
+from fclip.config import STRICT, Paths, Share
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -34,7 +34,7 @@ class PictureConfig:
     """Which pictures, and how they become square."""
 
     idx: str | None = None  # a file in Fashion-MNIST's format, train or t10k, packed by gzip or not
-    catalogue: tuple[str, ...] = ()  # or paths, or "drawn:ITEMS:SEED"; several are joined
+    catalogue: Paths = ()  # or paths, or "drawn:ITEMS:SEED"; several are joined
     format: str | None = None  # of the catalogue, when it cannot be told from the path
     split: str = "train"  # of the catalogue
     # Of a catalogue's pictures. squash: the aspect ratio is ignored (the paper). pad: the whole garment, white beside

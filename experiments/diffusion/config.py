@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from fclip.config import STRICT, CaptionConfig, Share
+from fclip.config import STRICT, CaptionConfig, Paths, Share
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -84,7 +84,7 @@ class Training:
 class PictureConfig:
     """Which pictures of a catalogue, and how they become square."""
 
-    catalogue: tuple[str, ...] = ()  # paths, or "drawn:ITEMS:SEED"; several are joined
+    catalogue: Paths = ()  # paths, or "drawn:ITEMS:SEED"; several are joined
     format: str | None = None  # of the catalogue, when it cannot be told from the path
     train_split: str = "train"  # what is learned from
     val_split: str = "val"  # what the validation loss is of
