@@ -22,6 +22,7 @@ from fclip.catalogue.storage import load_catalogue, save_catalogue
 from fclip.checkpoint import load_checkpoint, save_checkpoint
 from fclip.index import open_index
 from fclip.indexing import build_index
+from fclip.machine import tune_products
 from fclip.processes import on_device
 
 pytestmark = pytest.mark.slow
@@ -101,7 +102,8 @@ def contents(out: Path) -> dict[str, tuple]:
 
 @pytest.fixture(scope="module")
 def whole(shop) -> dict[str, tuple]:
-    """What one process that nobody disturbs writes, to the last bit: its memory format counts."""
+    """What one process that nobody disturbs writes, to the last bit: memory format and who multiplies count."""
+    tune_products()
     model = on_device(load_checkpoint(shop / "model"))
     build_index(shop / "whole", model, load_catalogue(shop / "garments"), batch_size=BATCH)
     return contents(shop / "whole")
