@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -30,6 +31,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 USUAL_STEPS = 30  # of `experiments.diffusion generate`
 WARM_UP = 1  # training steps before the clock starts
 PROMPT = "a red summer dress with a floral print"
+DRAWN_HEAD = f"""\
+| dtype | --memory | batch | MB | s per denoising step | s for the rest | s per picture at {USUAL_STEPS} steps |
+|---|---|---|---|---|---|---|"""
+TAUGHT_HEAD = """\
+| dtype | pictures | gradient_checkpointing | MB | s per step |
+|---|---|---|---|---|"""
 DRAWN = "| {dtype} | {mode} | {batch} | {megabytes:,.0f} | {step:.2f} | {rest:.2f} | {picture:.1f} |"
 TAUGHT = "| {dtype} | {micro} | {checkpointing} | {megabytes:,.0f} | {step:.2f} |"
 
@@ -50,25 +57,51 @@ def bench(
     \b
     python -m experiments.bench_diffusion --size 256 --batch 1 --modes all
     """
-    from experiments.diffusion.memory import pick_device, pick_dtype
+    from experiments.diffusion.memory import BYTES, MODES, pick_device, pick_dtype
 
     if one:
         print(json.dumps(measure(json.loads(one))))
         return
-    dtypes = dtype.split(",") if dtype else [pick_dtype(pick_device())]
-    common = {"size": size, "steps": steps}
+    if size < 8 or size % 8:
+        raise UserError(f"expected --size in pixels, a multiple of 8, got {size}")
+    dtypes = among(BYTES, "--dtype", dtype) if dtype else [pick_dtype(pick_device())]
+    drawn = product(dtypes, among(MODES, "--modes", modes), numbers("--batch", batch))
+    taught = product(numbers("--teach", teach) if teach else [], (False, True))
     with opened(model) as name:
-        print(f"Drawing {size}×{size}\n\n| dtype | --memory | batch | MB | s per denoising step | s for the rest | "
-              f"s per picture at {USUAL_STEPS} steps |\n|---|---|---|---|---|---|---|")  # fmt: skip
-        for row in ({"dtype": d, "mode": m, "batch": int(b)} for d in dtypes for m in modes.split(",")
-                    for b in batch.split(",")):  # fmt: skip
-            show(DRAWN, row, common | {"model": name, "what": "draw"})
+        common = {"model": name, "size": size, "steps": steps}
+        print(f"Drawing {size}×{size}\n\n{DRAWN_HEAD}")
+        for kind, mode, pictures in drawn:
+            show(DRAWN, {"dtype": kind, "mode": mode, "batch": pictures}, common | {"what": "draw"})
         if teach:
-            print("\nTeaching adapters of rank 16\n\n| dtype | pictures | gradient_checkpointing | MB | s per step |\n"
-                  "|---|---|---|---|---|")  # fmt: skip
-        for row in ({"dtype": dtypes[0], "micro": int(b), "checkpointing": c} for b in teach.split(",") if b
-                    for c in (False, True)):  # fmt: skip
-            show(TAUGHT, row, common | {"model": name, "what": "teach"})
+            print(f"\nTeaching adapters of rank 16\n\n{TAUGHT_HEAD}")
+        for pictures, checkpointing in taught:
+            row = {"dtype": dtypes[0], "micro": pictures, "checkpointing": checkpointing}
+            show(TAUGHT, row, common | {"what": "teach"})
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """Whole numbers of at least 1 with commas between them.
+
+    Raises:
+        UserError: anything else.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise UserError(f"expected {option} as numbers with commas, e.g. 1,4, got {text!r}")
+    return [int(part) for part in parts]
+
+
+def among(known: Collection[str], option: str, text: str) -> list[str]:
+    """Names with commas between them.
+
+    Raises:
+        UserError: one that is not known.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if part not in known:
+            raise UserError(f"expected {option} of {', '.join(known)}, got {part!r}")
+    return parts
 
 
 def show(line: str, row: dict[str, Any], asked: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from experiments.bench_diffusion import app, draw, make_stable_diffusion, measure, teach_adapters
+from fclip.errors import UserError
 
 ROW = {"size": 32, "steps": 2, "dtype": "float32"}
 
@@ -49,6 +50,21 @@ def test_rows_that_fail_say_why_and_the_others_are_there(asked, monkeypatch):
     assert len(rows) == 4
     assert rows[1] == "| float32 | offload | 1 | error: none is here |"
     assert [row.count("|") for row in (rows[0], *rows[2:])] == [8, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--batch", "two"], "expected --batch as numbers with commas, e.g. 1,4, got 'two'"),
+        (["--teach", "0"], "expected --teach as numbers"),
+        (["--modes", "all,al"], "expected --modes of all, slicing, tiling, offload, sequential, got 'al'"),
+        (["--dtype", "half"], "expected --dtype of float32, float16, bfloat16, got 'half'"),
+        (["--size", "100"], "expected --size in pixels, a multiple of 8, got 100"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_made(options, told):
+    with pytest.raises(UserError, match=told):
+        CliRunner().invoke(app, ["--model", "nowhere", *options], catch_exceptions=False)
 
 
 def test_without_a_model_it_is_stable_diffusion_of_random_weights(tmp_path, monkeypatch):

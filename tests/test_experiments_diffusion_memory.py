@@ -41,7 +41,9 @@ def test_attention_is_sliced_on_apples_gpus_only():
 def test_measures_reach_the_pipeline(tiny_sd):
     pipe = open_pipeline(str(tiny_sd))
     assert memory.parameters(pipe).keys() == {"unet", "vae", "text_encoder"}
+    torch.backends.cuda.enable_flash_sdp(False)  # as where oneDNN multiplies
     apply(pipe, Plan("cpu", "float32", ("attention_slicing", "vae_slicing", "vae_tiling")))
+    assert torch.backends.cuda.flash_sdp_enabled()
     assert pipe.vae.use_slicing
     assert pipe.vae.use_tiling
     assert "Sliced" in {type(p).__name__[:6] for p in pipe.unet.attn_processors.values()}

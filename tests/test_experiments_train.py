@@ -80,6 +80,24 @@ def test_an_interrupted_run_is_resumed(tiny, tmp_path):
     assert (tmp_path / "run" / "last" / "model.safetensors").read_bytes() == before  # nothing was left to do
 
 
+def test_an_interrupted_run_says_how_to_go_on(tiny, tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    run(tiny)
+    monkeypatch.setattr("fclip.training.train", interrupted)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(tiny, "--overwrite")
+    assert f"interrupted; continue with --resume {tmp_path / 'run' / 'last'}" in capsys.readouterr().err
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_the_work(tiny, tmp_path, capsys):
+    (tmp_path / "run").touch()
+    assert refused(capsys, tiny).startswith(
+        f"error: cannot make folder {tmp_path / 'run'}: File exists; choose another"
+    )
+
+
 def test_an_out_in_use_is_refused_unless_asked_to_overwrite(tiny, tmp_path, capsys):
     (tmp_path / "run" / "last").mkdir(parents=True)
     line = refused(capsys, tiny)

@@ -120,6 +120,7 @@ def test_processes_serve_until_they_are_told_to_end(shop, workers) -> None:
         process.kill()
     lines = [json.loads(line) for line in out.splitlines()]
     assert sum(line.get("route") == "/search" for line in lines) == 8
+    assert any(line["event"] == "encoder" for line in lines)
     assert "Traceback" not in out + err
 
 
