@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -67,16 +69,20 @@ def fits(row: dict, condition) -> bool:
     return any((low is None or v >= low) and (high is None or v <= high) for v in values)
 
 
-@pytest.fixture(scope="module", params=["lance", "lance in S3", "qdrant"])
-def address(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=["lance in memory", "lance in a folder", "lance in S3", "qdrant"])
+def address(request, tmp_path_factory) -> Iterator[Callable[[str], str]]:
     """address(name) → where a store of that name may be."""
     folder = tmp_path_factory.mktemp("stores")
-    if request.param == "lance in S3":
-        request.getfixturevalue("s3")
-        return lambda name: f"s3://shop/{name}"
-    if request.param == "lance":
-        return lambda name: str(folder / name)
-    return lambda name: f"qdrant:memory/{name}"
+    with pytest.MonkeyPatch.context() as patched:
+        if request.param != "lance in memory":
+            patched.setattr(fclip.store.lance, "EXACT_UP_TO", -1)
+        if request.param == "lance in S3":
+            request.getfixturevalue("s3")
+            yield lambda name: f"s3://shop/{name}"
+        elif request.param == "qdrant":
+            yield lambda name: f"qdrant:memory/{name}"
+        else:
+            yield lambda name: str(folder / name)
 
 
 @pytest.fixture(scope="module")
@@ -284,8 +290,9 @@ def test_filters_to_measure_with_leave_about_a_tenth_and_a_two_hundredth(facets,
 
 
 def test_recall_under_filters_is_that_of_numpy_over_the_rows_that_fit(tmp_path, monkeypatch) -> None:
-    """Poor settings, so that there is something to measure: one list, few candidates."""
+    """Poor settings, so that there is something to measure: one list of eight, in which enough rows fit."""
     monkeypatch.setattr(fclip.store.lance, "EXACT_UP_TO", 300)
+    monkeypatch.setattr(fclip.store.lance, "_lists_of", lambda rows: 8)
     monkeypatch.setattr(fclip.store.lance, "EFFORTS", ((1, 10),))
     monkeypatch.setattr(fclip.store.lance, "FITTING", 1)
     monkeypatch.setattr(fclip.store.lance, "CODES", 10**9)

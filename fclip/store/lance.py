@@ -4,9 +4,9 @@
 
 Many processes read while others write: every write is a new version, and a reader looks for one every few seconds. In
 an object store a version is written by a conditional PUT (If-None-Match), which S3 and most of its like have.
-Up to `EXACT_UP_TO` rows every vector is compared; above, IVF_RQ (inverted lists of 4-bit codes, RaBitQ,
-https://arxiv.org/abs/2405.12497) chooses candidates that are compared exactly. How many lists are looked through is
-measured when the index is built.
+Up to `EXACT_UP_TO` rows they are read once and held in memory, where every vector is compared; above, IVF_RQ (inverted
+lists of 4-bit codes, RaBitQ, https://arxiv.org/abs/2405.12497) chooses candidates that are compared exactly. How many
+lists are looked through is measured when the index is built.
 
 LanceDB's asynchronous interface is used, in its own thread: a search of its synchronous one waits six times for that
 thread, which takes as long as searching does.
@@ -31,11 +31,12 @@ import pyarrow.compute as pc
 from fclip.errors import StoreUnavailableError, UserError
 from fclip.store import Hit, Queries, Tuning
 from fclip.store.filters import Between, Condition, OneOf, Value
+from fclip.store.held import Held, matrix
 from fclip.store.recall import ENOUGH, recall, true_neighbours
 
 T = TypeVar("T")
 TABLE = "pictures"
-EXACT_UP_TO = 5_000  # rows: comparing all of them takes as long as asking an index
+EXACT_UP_TO = 5_000  # rows: with their pictures 50 MB
 SEEN_WITHIN = timedelta(seconds=2)  # what others wrote
 KEPT_FOR = timedelta(hours=1)  # versions, for those who still read them
 NOW = timedelta(milliseconds=1)
@@ -53,6 +54,7 @@ BITS = 4  # of each number of a vector: with one, eight times as many candidates
 LEAST_REFINED = 2  # candidates for each answer, when many answers are wanted
 MOST_OUTSIDE = 5_000  # rows that are in no list yet and are compared one by one
 MOST_IN_BITMAP = 1000  # values of a column
+NEVER = -float("inf")
 ALL_LISTS = 0
 
 
@@ -63,6 +65,8 @@ class LanceStore:
         self.uri, self._table, self._settings = uri, table, dict(settings)
         self._schema: pa.Schema = None if table is None else _wait(table.schema())
         self._counts: dict[str | None, int] = {}
+        self._held: Held | None = None
+        self._version, self._looked = -1, NEVER
 
     @classmethod
     def create(cls, uri: str, schema: pa.Schema) -> LanceStore:
@@ -93,15 +97,18 @@ class LanceStore:
     def add(self, rows: pa.Table) -> None:
         # No second try: one that seems to have failed may have been committed, and would be doubled.
         self._once(lambda: self._table.add(rows))
+        self._looked = NEVER
 
     def upsert(self, rows: pa.Table) -> None:
         merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
         self._do(lambda: merge.execute(rows))
+        self._looked = NEVER
 
     def delete(self, ids: Sequence[str]) -> int:
         before = self.count()
         for part in _parts(ids):
             self._do(lambda part=part: self._table.delete(_one_of("id", part)))  # type: ignore[misc]
+        self._looked = NEVER
         return before - self.count()
 
     def search(
@@ -114,6 +121,8 @@ class LanceStore:
         exact: bool = False,
     ) -> list[Hit]:
         names = list(dict.fromkeys(["id", "item", *columns, *["vector"] * vectors]))
+        if held := self._in_memory():
+            return _hits(held.nearest(vector, limit, where, names), columns, vectors)
         query = self._table.query().nearest_to(vector.astype(np.float32)).distance_type("cosine").limit(limit)
         query = query.select([*names, "_distance"])
         sql = self._sql(where) if where else None
@@ -150,6 +159,8 @@ class LanceStore:
 
     def get(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
         names = self._schema.names if columns is None else list(dict.fromkeys(["id", *columns]))
+        if held := self._in_memory():
+            return _rows(held.get(ids, names))
         found: dict[str, dict[str, Any]] = {}
         for part in _parts(ids):
             query = self._table.query().where(_one_of("id", part)).select(names)
@@ -165,13 +176,16 @@ class LanceStore:
             yield pa.Table.from_batches([batch])
 
     def count(self, where: Sequence[Condition] = ()) -> int:
+        if where and (held := self._in_memory()):
+            return len(held.column("id", where))
         return self._do(lambda: self._table.count_rows(self._sql(where) if where else None))
 
     def facet(self, column: str, where: Sequence[Condition] = ()) -> dict[Value, int]:
-        query = self._table.query().select([column])
-        if where:
-            query = query.where(self._sql(where))
-        found = self._do(query.to_arrow)[column]
+        if held := self._in_memory():
+            found = held.column(column, where)
+        else:
+            query = self._table.query().select([column])
+            found = self._do((query.where(self._sql(where)) if where else query).to_arrow)[column]
         flat = pc.list_flatten(found) if pa.types.is_list(found.type) else found
         counts = {c["values"]: c["counts"] for c in flat.value_counts().to_pylist() if c["values"] is not None}
         return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
@@ -202,6 +216,23 @@ class LanceStore:
                 await (await _connect(self.uri)).drop_all_tables()
 
             _retried(self.uri, lambda: _wait(dropped()))
+
+    def _in_memory(self) -> Held | None:
+        """The rows, of the version that was there within `SEEN_WITHIN`; None for more than `EXACT_UP_TO`."""
+        if self._settings:
+            return None
+        if time.monotonic() - self._looked > SEEN_WITHIN.total_seconds():
+            self._looked = time.monotonic()  # before the version: what is written meanwhile by this store is seen
+            try:
+                version = self._do(self._table.version)
+            except StoreUnavailableError:
+                self._looked = NEVER
+                raise
+            if version != self._version:
+                few = self.count() <= EXACT_UP_TO
+                self._held = Held(self._do(self._table.query().to_arrow)) if few else None
+                self._version = version
+        return self._held
 
     def _index_columns(self) -> None:
         """An index for every column that is filtered on, of the kind that fits its values."""
@@ -324,7 +355,7 @@ def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _hits(found: pa.Table, columns: Sequence[str], vectors: bool) -> list[Hit]:
-    own = _matrix(found["vector"]) if vectors else None
+    own = matrix(found["vector"]) if vectors else None
     plain = found.select([*dict.fromkeys(["id", "item", *columns])]).to_pylist()
     scores = 1 - found["_distance"].to_numpy()
     return [
@@ -337,10 +368,5 @@ def _rows(table: pa.Table) -> list[dict[str, Any]]:
     """Rows as dicts, their vectors as arrays and not as lists of numbers."""
     if "vector" not in table.column_names:
         return table.to_pylist()
-    vectors = _matrix(table["vector"])
+    vectors = matrix(table["vector"])
     return [row | {"vector": vectors[i]} for i, row in enumerate(table.drop_columns(["vector"]).to_pylist())]
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of vectors as (N, D)."""
-    return column.combine_chunks().flatten().to_numpy().reshape(len(column), column.type.list_size)
