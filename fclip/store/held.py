@@ -21,13 +21,14 @@ class Held:
 
     def __init__(self, rows: pa.Table) -> None:
         self._rows = rows.combine_chunks()
-        vectors = matrix(self._rows["vector"])
-        self._units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        self._vectors = matrix(self._rows["vector"])
+        self._lengths = np.maximum(np.linalg.norm(self._vectors, axis=1), 1e-12)
         self._places = {identity: place for place, identity in enumerate(self._rows["id"].to_pylist())}
 
     def nearest(self, vector: np.ndarray, limit: int, where: Sequence[Condition], columns: Sequence[str]) -> pa.Table:
         """The rows that fit with the smallest cosine distance, best first; it is in "_distance"."""
-        distances = 1 - self._units @ (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
+        direction = (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
+        distances = 1 - self._vectors @ direction / self._lengths
         places = np.flatnonzero(self._fitting(where)) if where else np.arange(len(distances))
         if len(places) > limit:
             places = places[np.argpartition(distances[places], limit)[:limit]]

@@ -36,7 +36,7 @@ from fclip.store.recall import ENOUGH, recall, true_neighbours
 
 T = TypeVar("T")
 TABLE = "pictures"
-EXACT_UP_TO = 5_000  # rows: with their pictures 50 MB
+EXACT_UP_TO = 20_000  # rows: two milliseconds to compare, and 100 MB of memory with thumbnails of 2 KB
 SEEN_WITHIN = timedelta(seconds=2)  # what others wrote
 KEPT_FOR = timedelta(hours=1)  # versions, for those who still read them
 NOW = timedelta(milliseconds=1)
