@@ -230,7 +230,7 @@ def load_preset(file: str | Path, overrides: Sequence[str] = ()) -> Preset:
 
 def load_config(kind: type[Config], file: str | Path, overrides: Sequence[str] = ()) -> Config:
     """As `load_preset`, for another frozen dataclass of settings."""
-    return config_from(kind, merged(_read(Path(file)), overrides), str(file))
+    return config_from(kind, merged(_read(Path(file)), overrides), str(file), merged({}, overrides))
 
 
 def _read(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -265,12 +265,27 @@ def preset_from(values: Mapping[str, Any], where: str = "preset") -> Preset:
     return config_from(Preset, values, where)
 
 
-def config_from(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
-    """As `preset_from`, for another frozen dataclass of settings."""
+def config_from(
+    kind: type[Config], values: Mapping[str, Any], where: str, by_hand: Mapping[str, Any] | None = None
+) -> Config:
+    """As `preset_from`, for another frozen dataclass of settings; errors in what was set `by_hand` name no `where`."""
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
-        raise UserError(f"{where}: {_explain(error.errors()[0], kind)}") from None
+        problem = error.errors()[0]
+        named = "" if _is_in(by_hand or {}, problem["loc"]) else f"{where}: "
+        raise UserError(f"{named}{_explain(problem, kind)}") from None
+
+
+def _is_in(values: Any, path: Sequence[str | int]) -> bool:
+    """Whether nested values have something at a path or, instead of a group, above it."""
+    for part in path:
+        if not isinstance(values, dict):
+            return True
+        if part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def dump_preset(preset: Any) -> str:

@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from fclip.checkpoint import damaged_file, write_checksums, write_model
-from fclip.config import Preset, dump_preset
+from fclip.config import dump_preset
 from fclip.errors import UserError
 from fclip.files import new_folder, recover, writable, write_json
 from fclip.lora import merged
@@ -83,8 +83,7 @@ def continue_from(run: Run, folder: Path) -> None:
     if run.accelerator.is_main_process:
         recover_run(folder.parent)
     run.accelerator.wait_for_everyone()
-    _check_files(folder)
-    _check_preset(run.preset, folder)
+    check_checkpoint(folder, run.preset, MAY_CHANGE)
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     was, now = len(state["random"]), run.accelerator.num_processes
     if was != now:
@@ -104,6 +103,25 @@ def continue_from(run: Run, folder: Path) -> None:
     _set_random_state(state["random"][run.accelerator.process_index])
 
 
+def check_checkpoint(folder: Path, config: Any, may_change: tuple[str, ...]) -> None:
+    """Whether a run with this preset can continue from a folder.
+
+    Args:
+        folder: OUT/last or OUT/previous.
+        config: a dataclass of settings.
+        may_change: keys of it that need not be as they were, each with its colon.
+
+    Raises:
+        UserError: no checkpoint there, a damaged one, or one of another preset.
+    """
+    _check_files(folder)
+    was, now = (folder / "preset.yaml").read_text().split("\n"), dump_preset(config).split("\n")
+    changed = [f"{b.strip()} (was {a.strip()})" for a, b in zip(was, now, strict=False) if a != b]
+    changed = [line for line in changed if not line.startswith(may_change)]
+    if changed:
+        raise UserError(f"the run in {folder} had another preset: {'; '.join(changed[:3])}; resume it unchanged")
+
+
 def _check_files(folder: Path) -> None:
     other = folder.parent / "previous"
     hint = ""
@@ -117,14 +135,6 @@ def _check_files(folder: Path) -> None:
     damaged = damaged_file(folder)
     if damaged:
         raise UserError(f"{folder / damaged} is damaged: it is not what was written{hint or '; copy the folder again'}")
-
-
-def _check_preset(preset: Preset, folder: Path) -> None:
-    was, now = (folder / "preset.yaml").read_text().split("\n"), dump_preset(preset).split("\n")
-    changed = [f"{b.strip()} (was {a.strip()})" for a, b in zip(was, now, strict=False) if a != b]
-    changed = [line for line in changed if not line.startswith(MAY_CHANGE)]
-    if changed:
-        raise UserError(f"the run in {folder} had another preset: {'; '.join(changed[:3])}; resume it unchanged")
 
 
 def _take_best_along(run: Run, old_out: Path) -> None:

@@ -147,12 +147,12 @@ def test_a_checkpoint_that_does_not_fit_is_refused(settings, tmp_path):
     last = tmp_path / "run" / "last"
     with pytest.raises(UserError, match=r"had another preset: latent: 5 \(was latent: 4\)"):
         fit(settings(net={"latent": 5}), last)
-    with pytest.raises(UserError, match=r"found no state\.pt in"):
-        fit(settings(), tmp_path)
+    with pytest.raises(UserError, match=r"found no state\.pt in .*; did you mean .*last\?"):
+        fit(settings(), tmp_path / "run")
     with pytest.raises(UserError, match=r"found no generator\.safetensors in"):
         open_generator(tmp_path)
     (last / saving.WEIGHTS).write_bytes(b"x")
-    with pytest.raises(UserError, match=r"generator\.safetensors is damaged; take .*previous"):
+    with pytest.raises(UserError, match=r"generator\.safetensors is damaged: .* continued with --resume .*previous"):
         fit(settings(), last)
     with pytest.raises(UserError, match=r"generator\.safetensors is damaged"):
         open_generator(last)

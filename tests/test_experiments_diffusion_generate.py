@@ -197,7 +197,7 @@ def test_the_program_reads_a_table_and_fills_a_folder(tiny_sd, tmp_path, photo, 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("participant,words\n1,x\n", "no 'text'; known: participant, words"),
+        ("participant,words\n1,x\n", "expected the columns participant, text and maybe images, got participant, words"),
         ("participant,text\n1,\n", "participant 1 has no words; a picture needs a prompt"),
         ("participant,text\n1,a\n1,b\n", "participant 1 is named twice"),
         ("participant,text,images\n1,a,none.jpg\n", "has no photograph "),

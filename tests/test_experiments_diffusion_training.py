@@ -131,7 +131,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(settings, one_batch, tmp_path
     with pytest.raises(UserError, match=r"found no state\.pt in"):
         fit(config, one_batch, 2, resume=tmp_path)
     (last / "state.pt").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"is damaged; resume from .*previous"):
+    with pytest.raises(UserError, match=r"is damaged: .* can be continued with --resume .*previous"):
         fit(config, one_batch, 2, resume=last)
     assert fit(config, one_batch, 2, resume=tmp_path / "run" / "previous").step == 2
 

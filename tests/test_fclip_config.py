@@ -158,6 +158,24 @@ def test_a_mistake_is_one_line(tmp_path, text, overrides, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "overrides", "names_the_file"),
+    [
+        ("epochs: 0", [], True),
+        ("epochs: 3", ["epochs=0"], False),
+        ("optim: {lr: -1}", ["optim.warmup=0"], True),
+        ("optim: {lr: 1}", ["optim.lr=-1"], False),
+        ("", ["optim=fast"], False),
+        ("epoch: 3", ["epochs=1"], True),
+    ],
+)
+def test_a_mistake_names_the_file_only_if_it_is_there(tmp_path, text, overrides, names_the_file):
+    file = written(tmp_path, text)
+    with pytest.raises(UserError) as caught:
+        load_preset(file, overrides)
+    assert str(caught.value).startswith(f"{file}: ") == names_the_file
+
+
 def test_a_file_that_is_no_preset_is_one_line(tmp_path):
     (tmp_path / "latin.yaml").write_bytes("out: mäntel".encode("latin-1"))
     for file, message in ((tmp_path / "none.yaml", "No such file"), (tmp_path, "directory"), ("latin.yaml", "no YAML")):

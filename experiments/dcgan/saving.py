@@ -19,6 +19,7 @@ from fclip.checkpoint import damaged_file, write_checksums
 from fclip.config import dump_preset, load_config
 from fclip.errors import UserError
 from fclip.files import expand, new_folder, recover
+from fclip.resuming import check_checkpoint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,10 +63,7 @@ def continue_from(run: Run, folder: Path) -> None:
     if run.accelerator.is_main_process:
         recover(folder)
     run.accelerator.wait_for_everyone()
-    if not (folder / "state.pt").is_file():
-        raise UserError(f"expected a training checkpoint (OUT/last), found no state.pt in {folder}")
-    _check_whole(folder)
-    _check_preset(run.config, folder)
+    check_checkpoint(folder, run.config, MAY_CHANGE)
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     if state["processes"] != run.accelerator.num_processes:
         raise UserError(f"the run in {folder} had {state['processes']} processes; launch as many as before")
@@ -125,11 +123,3 @@ def _check_whole(folder: Path) -> None:
     damaged = damaged_file(folder)
     if damaged:
         raise UserError(f"{folder / damaged} is damaged; take {folder.parent / 'previous'}")
-
-
-def _check_preset(config: Dcgan, folder: Path) -> None:
-    was, now = (folder / "preset.yaml").read_text().split("\n"), dump_preset(config).split("\n")
-    other = [f"{b.strip()} (was {a.strip()})" for a, b in zip(was, now, strict=False) if a != b]
-    other = [line for line in other if not line.strip().startswith(MAY_CHANGE)]
-    if other:
-        raise UserError(f"the run in {folder} had another preset: {'; '.join(other[:3])}; resume it unchanged")

@@ -39,13 +39,14 @@ from experiments.diffusion.config import Training
 from experiments.diffusion.grids import draw_grid
 from experiments.diffusion.objective import Denoiser, draw_noise
 from experiments.diffusion.pictures import Batch, Batches
-from fclip.checkpoint import damaged_file, write_checksums
+from fclip.checkpoint import write_checksums
 from fclip.config import dump_preset
 from fclip.distributed import settle_launch
 from fclip.errors import UserError
 from fclip.files import new_folder, recover, write_json
 from fclip.machine import attend_in_blocks
 from fclip.optimisation import lr_factor
+from fclip.resuming import check_checkpoint
 
 REPORT_EVERY = 10  # steps between looks at the loss: each look makes a GPU wait
 MAY_CHANGE = ("out:", "save_every:", "track:", "workers:", "every:", "columns:")
@@ -267,23 +268,10 @@ def continue_from(run: Run, folder: Path) -> None:
     if run.accelerator.is_main_process:
         recover(folder)
     run.accelerator.wait_for_everyone()
-    if not (folder / "state.pt").is_file():
-        raise UserError(f"expected a training checkpoint (OUT/last), found no state.pt in {folder}")
-    damaged = damaged_file(folder)
-    if damaged:
-        raise UserError(f"{folder / damaged} is damaged; resume from {folder.parent / 'previous'}")
-    _check_preset(run.config, folder)
+    check_checkpoint(folder, run.config, MAY_CHANGE)
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     if state["processes"] != run.accelerator.num_processes:
         raise UserError(f"the run in {folder} had {state['processes']} processes; launch as many as before")
     take_adapter_state(run.pipe, state["adapters"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.step, run.minutes, run.history = state["step"], state["minutes"], state["history"]
-
-
-def _check_preset(config: Training, folder: Path) -> None:
-    was, now = (folder / "preset.yaml").read_text().split("\n"), dump_preset(config).split("\n")
-    other = [f"{b.strip()} (was {a.strip()})" for a, b in zip(was, now, strict=False) if a != b]
-    other = [line for line in other if not line.startswith(MAY_CHANGE)]
-    if other:
-        raise UserError(f"the run in {folder} had another preset: {'; '.join(other[:3])}; resume it unchanged")

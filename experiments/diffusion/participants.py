@@ -78,6 +78,10 @@ def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 yield f"{file}:{number}", _json_row(line, f"{file}:{number}")
         return
     table = csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+    absent = set(KEYS[:2]) - set(table.fieldnames or KEYS)
+    if absent:
+        columns = ", ".join(table.fieldnames or ())
+        raise UserError(f"{file}: expected the columns participant, text and maybe images, got {columns}")
     for row in table:
         yield f"{file}:{table.line_num}", {key: value for key, value in row.items() if key is not None}
 
