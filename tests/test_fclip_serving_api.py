@@ -94,6 +94,13 @@ def test_where_nothing_fits_a_value_that_no_product_has_is_said(client, wanted) 
     assert client.post("/search", json={"texts": ["dress"], "where": {"colour": "red"}}).json()["notes"] == []
 
 
+def test_of_several_values_that_which_no_product_has_is_said_beside_the_answers(client) -> None:
+    where = {"colour": ["red", "greem"], "price": {"min": 0}}
+    found = client.post("/search", json={"texts": ["dress"], "where": where}).json()
+    assert {answer["attributes"]["colour"] for answer in found["answers"]} == {"red"}
+    assert found["notes"] == ["no product has colour=greem; did you mean 'green'? known: blue, green, red"]
+
+
 def test_an_unknown_facet_names_the_nearest_and_not_where_the_index_lies(client) -> None:
     said = problem(client.post("/search", json={"texts": ["dress"], "where": {"color": "red"}}), 422)
     assert said == "no attribute group 'color' in this index; did you mean 'colour'? known: colour, price"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +41,12 @@ class Query:
     def __post_init__(self) -> None:
         for name in ("texts", "images", "items", "avoid", "liked", "disliked"):
             given = getattr(self, name)
-            object.__setattr__(self, name, (given,) if isinstance(given, (str, Path, Mapping)) else tuple(given))
+            several = isinstance(given, Iterable) and not isinstance(given, (str, Path, Mapping))
+            object.__setattr__(self, name, tuple(given) if several else (given,))
+        for name in ("texts", "items", "avoid", "liked", "disliked"):
+            for value in getattr(self, name):
+                if not isinstance(value, str):
+                    raise UserError(f"expected strings for {name}, got {value!r}")
         if not (self.texts or self.images or self.items or self.liked):
             instead = "only what to avoid" if self.avoid or self.disliked else "nothing"
             raise UserError(f"expected a text, a picture, an item or a like to search with, got {instead}")

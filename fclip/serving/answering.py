@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 SEARCHERS = 4  # threads; LanceDB and Qdrant do their work outside of Python
 DECODERS = 2  # pictures of 64 megapixels that are in memory at once
-FACETS_KEPT_S, FACETS_KEPT = 30.0, 64
+COUNTS_KEPT_S, COUNTS_KEPT = 30.0, 64
 NAMELESS: dict[str, Any] = {"bytes": None, "path": None}
 """Stands in a `Query` for a photograph that is encoded elsewhere."""
 
@@ -55,14 +55,14 @@ class Answering:
         encoder = recommender.encoder
         self._texts: Batcher[str] = self._batcher("texts", encoder.embed_texts)
         self._pictures: Batcher[Any] = self._batcher("pictures", encoder.embed_pictures)
-        self._facets: OrderedDict[str, tuple[float, dict[str, Any] | None]] = OrderedDict()  # filters → when, counts
+        self._counts: OrderedDict[str, tuple[float, Any]] = OrderedDict()  # of what → when, counts
 
     def asking(self, index: Index) -> Answering:
         """The same threads and batches with another index of the same model; questions under way stay with this one."""
         from fclip.recommend import Recommender
 
         other = copy(self)
-        other.recommender, other._facets = Recommender(index, self.recommender.encoder), OrderedDict()
+        other.recommender, other._counts = Recommender(index, self.recommender.encoder), OrderedDict()
         return other
 
     def _batcher(self, kind: str, encode: Callable[[list[Any]], np.ndarray]) -> Batcher[Any]:
@@ -122,14 +122,17 @@ class Answering:
         return list(await asyncio.gather(*jobs))
 
     async def facets(self, where: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Counts of every group's values among what fits; kept for some seconds, as everybody asks for the same few."""
-        key = json.dumps(where or {}, sort_keys=True)
-        when, known = self._facets.pop(key, (0.0, None))
-        if known is None or time.monotonic() - when > FACETS_KEPT_S:
-            when, known = time.monotonic(), await self.search(self._count, where or None)
-        self._facets[key] = when, known
-        if len(self._facets) > FACETS_KEPT:
-            self._facets.popitem(last=False)
+        """Counts of every group's values among what fits."""
+        return await self._counted(json.dumps(where or {}, sort_keys=True), partial(self._count, where or None))
+
+    async def _counted(self, key: str, count: Callable[[], Any]) -> Any:
+        """What was counted; kept for some seconds, as everybody asks for the same few."""
+        when, known = self._counts.pop(key, (0.0, None))
+        if known is None or time.monotonic() - when > COUNTS_KEPT_S:
+            when, known = time.monotonic(), await self.search(count)
+        self._counts[key] = when, known
+        if len(self._counts) > COUNTS_KEPT:
+            self._counts.popitem(last=False)
         return known
 
     def _count(self, where: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -146,14 +149,14 @@ class Answering:
 
         return await self.search(relaxations, self.recommender.index, where)
 
-    async def unknown_values(self, where: Mapping[str, Any] | None) -> list[str]:
+    async def unknown_values(self, where: Mapping[str, Any]) -> list[str]:
         """A sentence for every value of the filters that no product has."""
         from fclip.queries.relaxing import unknown_values
 
-        if not where:
-            return []
-        groups = (await self.facets(None))["groups"]
-        return unknown_values(where, {name: group["values"] for name, group in groups.items() if not group["number"]})
+        index = self.recommender.index
+        words = [group for group in where if group in index.groups and group not in index.numbers]
+        values = [await self._counted(f"={group}", partial(index.values, group)) for group in words]
+        return unknown_values(where, dict(zip(words, values, strict=True)))
 
     def notes(self, texts: Sequence[str]) -> list[str]:
         """What the asker should know about the words."""

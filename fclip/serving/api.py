@@ -155,9 +155,10 @@ async def _answered(request: Request, model: type[Question]) -> dict[str, Any]:
 
 async def _ask(answering: Answering, question: Question, uploads: list[bytes]) -> dict[str, Any]:
     asked = question.model_dump(by_alias=True, exclude_none=True)
+    where = asked.get("where") or {}
     answers = await answering.ask(await answering.decode(uploads), **asked)
-    relax = await answering.relaxations(asked.get("where") or {}) if not answers else {}
-    unknown = await answering.unknown_values(asked.get("where")) if not answers else []
+    relax = await answering.relaxations(where) if not answers else {}
+    unknown = await answering.unknown_values(where)
     return {
         "answers": [_found(answer) for answer in answers],
         "notes": [*answering.notes([*question.texts, *question.avoid]), *unknown],

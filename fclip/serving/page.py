@@ -194,6 +194,7 @@ async def _found(answering: Answering, asked: Asked, photographs: Photographs) -
         notes += [ONLY_AVOID] if question.avoid else []
     names = {identity: name_of(answer) for identity, answer in known.items()}
     relax = await answering.relaxations(where) if where and not answers else {}
+    notes += [sentence(note) for note in await answering.unknown_values(where)]
     cards = [card_of(answer, here, names) for answer in answers]
     return {
         "asked": here,
