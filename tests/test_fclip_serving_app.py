@@ -16,6 +16,8 @@ from serving import Encoder, app_of, form, jpeg, make_recommender, serving
 from starlette.testclient import TestClient
 from test_fclip_serving_uploads import damaged
 
+from fclip.errors import StoreUnavailableError
+
 QUESTION = {"texts": ["dress"], "k": 2}
 
 
@@ -64,6 +66,23 @@ def test_concurrent_questions_are_encoded_together_and_each_gets_its_own(server,
 
 def app_state(server):
     return server._server.config.app.state
+
+
+def test_the_index_is_asked_once_before_the_first_question(monkeypatch) -> None:
+    recommender, asked = make_recommender(), []
+    search = recommender.index.search
+    monkeypatch.setattr(recommender.index, "search", lambda *question: asked.append(1) or search(*question))
+    with serving(app_of(recommender)):
+        assert asked == [1]
+
+
+def test_a_store_that_is_away_at_the_start_may_come_back() -> None:
+    recommender = make_recommender()
+    recommender.index.broken = StoreUnavailableError("gone")
+    with serving(app_of(recommender)) as server:
+        assert post(server.url).status_code == 503
+        recommender.index.broken = None
+        assert post(server.url).status_code == 200
 
 
 def test_one_client_that_asks_for_nonsense_fails_alone(server) -> None:

@@ -298,8 +298,8 @@ def test_refusals_of_the_layers_are_pages_too() -> None:
 
 
 def test_a_fault_of_ours_is_a_page_that_says_nothing_about_it(recommender) -> None:
-    recommender.index.broken = RuntimeError("secret")
     with TestClient(app_of(recommender), raise_server_exceptions=False) as client:
+        recommender.index.broken = RuntimeError("secret")
         response = client.get("/", params={"q": "dress"})
         assert "This server made a mistake" in said(response, 500)
         assert "secret" not in response.text

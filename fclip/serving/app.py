@@ -8,8 +8,9 @@ Everything that fails is one line of JSON, {"error": "expected …, got …; do 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse
 
 import fclip
-from fclip.errors import UserError
+from fclip.errors import StoreUnavailableError, UserError
 from fclip.serving import api, page, settings
 from fclip.serving.answering import Answering
 from fclip.serving.following import Follower, located
@@ -31,6 +32,7 @@ from fclip.serving.schemas import Feedback, Question
 from fclip.serving.settings import Settings
 
 if TYPE_CHECKING:
+    from fclip.index import Index
     from fclip.recommend import Recommender
 
 OPENAPI = "/openapi.json"
@@ -48,6 +50,8 @@ def create_app(recommender: Recommender, chosen: Settings | None = None) -> Fast
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.answering = Answering(recommender, chosen, metrics)
+        with suppress(UserError, StoreUnavailableError):  # which is said where questions are answered
+            await asyncio.to_thread(_ask_once, recommender.index)
         app.state.follower = Follower(chosen.index, chosen.follow_seconds, recommender, metrics)
         async with app.state.follower.following(app):
             yield
@@ -72,6 +76,11 @@ def create_app(recommender: Recommender, chosen: Settings | None = None) -> Fast
     app.add_middleware(RequestLog, metrics=metrics)
     app.add_middleware(PageErrors)
     return app
+
+
+def _ask_once(index: Index) -> None:
+    """What an index reads for its first question is there before it comes."""
+    index.search(index.sample[0], 1)
 
 
 def from_environment() -> FastAPI:
