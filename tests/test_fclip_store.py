@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -74,7 +76,9 @@ def address(request, tmp_path_factory) -> Iterator[Callable[[str], str]]:
     """address(name) → where a store of that name may be."""
     folder = tmp_path_factory.mktemp("stores")
     with pytest.MonkeyPatch.context() as patched:
-        if request.param != "lance in memory":
+        if request.param == "lance in memory":
+            patched.setattr(fclip.store.lance, "SEEN_WITHIN", timedelta(0))  # read again whenever it has changed
+        else:
             patched.setattr(fclip.store.lance, "EXACT_UP_TO", -1)
         if request.param == "lance in S3":
             request.getfixturevalue("s3")
@@ -92,7 +96,10 @@ def full(address) -> tuple[Store, list[dict]]:
     store = create_store(address("full"), SCHEMA)
     store.add(table(rows[:35]))
     store.add(table(rows[35:]))
-    return open_store(store.uri), rows
+    opened = open_store(store.uri)
+    for _ in range(2):  # what is asked more than once may be held in memory
+        opened.search(query(), 1)
+    return opened, rows
 
 
 @pytest.fixture
@@ -205,17 +212,33 @@ def test_deleting_tells_how_many_there_were(store) -> None:
     assert rows[5]["id"] not in [hit.id for hit in store.search(query(), 20)]
 
 
-def test_what_one_writes_others_see(store, monkeypatch) -> None:
-    other = open_store(store.uri)
-    assert other.count() == 10
-    monkeypatch.setattr("time.time", lambda: 0)
-    store.add(table(rows_of(range(10, 12))))
-    wait_until(lambda: other.count() == 12)
+def ids_in(store: Store) -> set[str]:
+    return {hit.id for hit in store.search(query(), 100)}
+
+
+def test_what_one_writes_it_reads_at_once_and_others_soon(store) -> None:
+    other, before, after = open_store(store.uri), rows_of(range(10)), rows_of(range(10, 12))
+    for asked in (store, other):
+        for _ in range(3):
+            assert ids_in(asked) == {row["id"] for row in before}
+    store.add(table(after))
+    assert ids_in(store) == {row["id"] for row in before + after}
+    wait_until(lambda: other.count() == 12 and ids_in(other) == ids_in(store))
+    store.upsert(table([after[0] | {"group_0": "new"}]))
+    wanted = [OneOf("group_0", ("new",))]
+    assert store.count(wanted) == 1
+    wait_until(lambda: other.count(wanted) == 1)
+    for asked in (store, other):
+        assert [hit.id for hit in asked.search(query(), 5, wanted)] == [after[0]["id"]]
+        assert asked.facet("group_0")["new"] == 1
+        assert [row["group_0"] for row in asked.get([after[0]["id"]])] == ["new"]
+    store.delete([before[0]["id"]])
+    assert before[0]["id"] not in ids_in(store)
+    assert store.get([before[0]["id"]]) == []
+    wait_until(lambda: before[0]["id"] not in ids_in(other))
 
 
 def wait_until(reached) -> None:
-    import time
-
     deadline = time.monotonic() + 30
     while not reached():
         assert time.monotonic() < deadline
@@ -227,6 +250,96 @@ def test_creating_begins_anew_and_dropping_leaves_nothing(store, address) -> Non
     store.drop()
     with pytest.raises(UserError, match="no vectors in"):
         open_store(store.uri)
+
+
+class Clock:
+    """A clock for the store, which stands still but for `later`."""
+
+    now = 100.0
+    sleep = staticmethod(time.sleep)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def later(self) -> None:
+        """The time passes within which what others write may be unseen."""
+        self.now += 10
+        time.sleep(0.1)  # LanceDB has a clock of its own
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(fclip.store.lance, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def asked_often(tmp_path, monkeypatch, clock) -> Store:
+    """A store whose ten rows are in memory."""
+    monkeypatch.setattr(fclip.store.lance, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(fclip.store.lance, "SEEN_WITHIN", timedelta(seconds=0.05))
+    store = create_store(str(tmp_path / "often"), SCHEMA)
+    store.add(table(rows_of(range(10))))
+    opened = open_store(store.uri)
+    assert len(ids_in(opened)) == 10
+    assert opened._held is None
+    clock.later()
+    assert len(ids_in(opened)) == 10
+    assert opened._held is not None
+    return opened
+
+
+def test_rows_are_held_from_the_second_look_and_until_they_change(asked_often, clock, monkeypatch) -> None:
+    """Who asks once, or writes between questions, does not read them all."""
+    other = open_store(asked_often.uri)
+    other.add(table(rows_of(range(10, 12))))
+    assert len(ids_in(asked_often)) == 10
+    clock.later()
+    assert len(ids_in(asked_often)) == 12
+    assert asked_often._held is None
+    clock.later()
+    assert len(ids_in(asked_often)) == 12
+    assert asked_often._held is not None
+
+
+def test_while_one_thread_looks_others_ask_lancedb(asked_often) -> None:
+    asked_often.delete(["plain/0"])
+    with asked_often._looking:
+        assert "plain/0" not in ids_in(asked_often)
+        assert asked_often.get(["plain/0"]) == []
+    assert "plain/0" not in ids_in(asked_often)
+
+
+def test_a_look_that_fails_leaves_nothing_old_behind(asked_often, clock, monkeypatch) -> None:
+    open_store(asked_often.uri).add(table(rows_of(range(10, 12))))
+    clock.later()
+    with monkeypatch.context() as broken:
+        broken.setattr(asked_often, "count", lambda: (_ for _ in ()).throw(StoreUnavailableError("gone")))
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError):
+                asked_often.search(query(), 1)
+    assert len(ids_in(asked_often)) == 12
+
+
+def test_a_folder_made_anew_is_seen(asked_often, clock, monkeypatch) -> None:
+    create_store(asked_often.uri, SCHEMA).add(table(rows_of(range(20, 27))))
+    clock.later()
+    assert ids_in(asked_often) == {row["id"] for row in rows_of(range(20, 27))}
+
+
+def test_minus_zero_is_zero(address) -> None:
+    rows = [row | {"group_2": zero} for row, zero in zip(rows_of(range(2)), (0.0, -0.0), strict=True)]
+    store = create_store(address("zeros"), SCHEMA)
+    store.add(table(rows))
+    for _ in range(2):
+        for zero in (0.0, -0.0):
+            assert (
+                store.count([OneOf("group_2", (zero,))])
+                == len(store.search(query(), 5, [OneOf("group_2", (zero,))]))
+                == 2
+            )
+            assert store.search(query(), 5, [NoneOf("group_2", (zero,))]) == []
 
 
 def test_a_large_store_reports_the_recall_it_has(address, monkeypatch) -> None:

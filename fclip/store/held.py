@@ -61,7 +61,10 @@ class Held:
             wanted = pc.is_in(pc.list_flatten(column), pa.array(condition.values))
             fits[pc.list_parent_indices(column).filter(wanted).to_numpy()] = True
         else:
-            fits = pc.is_in(column, pa.array(condition.values, column.type)).to_numpy(zero_copy_only=False)
+            wanted = pa.array(condition.values, column.type)
+            if pa.types.is_floating(column.type):  # -0.0 and 0.0 are one number, and are told apart
+                column, wanted = pc.add(column, 0.0), pc.add(wanted, 0.0)
+            fits = pc.is_in(column, wanted).to_numpy(zero_copy_only=False)
         return ~fits if isinstance(condition, NoneOf) else fits
 
 

@@ -4,9 +4,9 @@
 
 Many processes read while others write: every write is a new version, and a reader looks for one every few seconds. In
 an object store a version is written by a conditional PUT (If-None-Match), which S3 and most of its like have.
-Up to `EXACT_UP_TO` rows they are read once and held in memory, where every vector is compared; above, IVF_RQ (inverted
-lists of 4-bit codes, RaBitQ, https://arxiv.org/abs/2405.12497) chooses candidates that are compared exactly. How many
-lists are looked through is measured when the index is built.
+Up to `EXACT_UP_TO` rows every vector is compared, in memory where they are asked for more than once; above, IVF_RQ
+(inverted lists of 4-bit codes, RaBitQ, https://arxiv.org/abs/2405.12497) chooses candidates that are compared exactly.
+How many lists are looked through is measured when the index is built.
 
 LanceDB's asynchronous interface is used, in its own thread: a search of its synchronous one waits six times for that
 thread, which takes as long as searching does.
@@ -17,8 +17,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -36,7 +38,7 @@ from fclip.store.recall import ENOUGH, recall, true_neighbours
 
 T = TypeVar("T")
 TABLE = "pictures"
-EXACT_UP_TO = 20_000  # rows: two milliseconds to compare, and 100 MB of memory with thumbnails of 2 KB
+EXACT_UP_TO = 20_000  # rows: two milliseconds to compare, and some 200 MB of memory with thumbnails of 2 KB
 SEEN_WITHIN = timedelta(seconds=2)  # what others wrote
 KEPT_FOR = timedelta(hours=1)  # versions, for those who still read them
 NOW = timedelta(milliseconds=1)
@@ -54,7 +56,6 @@ BITS = 4  # of each number of a vector: with one, eight times as many candidates
 LEAST_REFINED = 2  # candidates for each answer, when many answers are wanted
 MOST_OUTSIDE = 5_000  # rows that are in no list yet and are compared one by one
 MOST_IN_BITMAP = 1000  # values of a column
-NEVER = -float("inf")
 ALL_LISTS = 0
 
 
@@ -66,7 +67,10 @@ class LanceStore:
         self._schema: pa.Schema = None if table is None else _wait(table.schema())
         self._counts: dict[str | None, int] = {}
         self._held: Held | None = None
-        self._version, self._looked = -1, NEVER
+        self._state: tuple[int, int] | None = None  # version and rows that `_held` is of
+        self._writes, self._seen = 0, -1  # of this store's own: all, and those that `_held` knows
+        self._looked = 0.0  # when, by the clock of `time.monotonic`
+        self._looking = threading.Lock()
 
     @classmethod
     def create(cls, uri: str, schema: pa.Schema) -> LanceStore:
@@ -96,19 +100,19 @@ class LanceStore:
 
     def add(self, rows: pa.Table) -> None:
         # No second try: one that seems to have failed may have been committed, and would be doubled.
-        self._once(lambda: self._table.add(rows))
-        self._looked = NEVER
+        with self._writing():
+            self._once(lambda: self._table.add(rows))
 
     def upsert(self, rows: pa.Table) -> None:
         merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-        self._do(lambda: merge.execute(rows))
-        self._looked = NEVER
+        with self._writing():
+            self._do(lambda: merge.execute(rows))
 
     def delete(self, ids: Sequence[str]) -> int:
         before = self.count()
-        for part in _parts(ids):
-            self._do(lambda part=part: self._table.delete(_one_of("id", part)))  # type: ignore[misc]
-        self._looked = NEVER
+        with self._writing():
+            for part in _parts(ids):
+                self._do(lambda part=part: self._table.delete(_one_of("id", part)))  # type: ignore[misc]
         return before - self.count()
 
     def search(
@@ -217,22 +221,37 @@ class LanceStore:
 
             _retried(self.uri, lambda: _wait(dropped()))
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What is held in memory is no longer right, even if it failed: it may have been written."""
+        try:
+            yield
+        finally:
+            self._writes += 1
+
     def _in_memory(self) -> Held | None:
-        """The rows, of the version that was there within `SEEN_WITHIN`; None for more than `EXACT_UP_TO`."""
+        """The rows as they were within `SEEN_WITHIN`, all writes of this store's own included.
+
+        None: more than `EXACT_UP_TO`, a state that was not there at the look before (who asks once or writes between
+        questions need not read all rows), or another thread is looking. Then LanceDB is asked, which is always right.
+        """
         if self._settings:
             return None
-        if time.monotonic() - self._looked > SEEN_WITHIN.total_seconds():
-            self._looked = time.monotonic()  # before the version: what is written meanwhile by this store is seen
-            try:
-                version = self._do(self._table.version)
-            except StoreUnavailableError:
-                self._looked = NEVER
-                raise
-            if version != self._version:
-                few = self.count() <= EXACT_UP_TO
-                self._held = Held(self._do(self._table.query().to_arrow)) if few else None
-                self._version = version
-        return self._held
+        if self._seen == self._writes and time.monotonic() - self._looked < SEEN_WITHIN.total_seconds():
+            return self._held
+        if not self._looking.acquire(blocking=False):
+            return None
+        try:
+            writes, looked = self._writes, time.monotonic()
+            state = self._do(self._table.version), self.count()  # a number alone may come back in a folder made anew
+            if state != self._state:
+                self._held, self._state = None, state
+            elif self._held is None and state[1] <= EXACT_UP_TO:
+                self._held = Held(self._do(self._table.query().to_arrow))
+            self._seen, self._looked = writes, looked
+            return self._held
+        finally:
+            self._looking.release()
 
     def _index_columns(self) -> None:
         """An index for every column that is filtered on, of the kind that fits its values."""
