@@ -23,6 +23,7 @@ from typing import Any
 from fclip.errors import UserError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 def expand(path: str | Path) -> str:
@@ -51,7 +52,7 @@ def new_folder(target: str | Path, overwrite: bool = False, keep: str | Path | N
     if target.exists() and not target.is_dir():
         raise UserError(f"expected a folder to write, got a file: {target}; choose another name")
     if target.exists() and not overwrite:
-        raise UserError(f"{target} exists already; remove it, choose another name, or replace it by --overwrite")
+        raise _exists(target)
     beside = target.with_name(f".{target.name}.new-{os.getpid()}")
     try:
         beside.mkdir(parents=True)
@@ -61,7 +62,7 @@ def new_folder(target: str | Path, overwrite: bool = False, keep: str | Path | N
         yield beside
         for path in [*beside.rglob("*"), beside]:
             _sync(path)
-        _swap(beside, target, None if keep is None else Path(keep).resolve())
+        _swap(beside, target, overwrite, None if keep is None else Path(keep).resolve())
     except Exception as error:
         if is_full(error):
             before = "what was there before is untouched" if target.exists() else "nothing was written"
@@ -106,23 +107,36 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _swap(beside: Path, target: Path, keep: Path | None) -> None:
-    """Renames `beside` to `target`; an old target steps aside first, so that one of the two is always whole."""
-    if not target.exists():
-        beside.rename(target)
-        _sync(target.parent)
-        return
+def _swap(beside: Path, target: Path, overwrite: bool, keep: Path | None) -> None:
+    """Renames `beside` to `target`; an old target steps aside first, so that one of the two is always whole.
+
+    Of several processes that write one target at once, the last wins, or without `overwrite` the first.
+    """
     old = target.with_name(f".{target.name}.old-{os.getpid()}")
-    target.rename(old)
-    try:
-        beside.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
+    while True:
+        if target.exists():
+            if not overwrite:
+                raise _exists(target)
+            with suppress(FileNotFoundError):  # another process has moved it
+                target.rename(old)
+        try:
+            beside.rename(target)
+            break
+        except BaseException as error:
+            if isinstance(error, OSError) and error.errno in TAKEN:  # another process was quicker
+                shutil.rmtree(old, ignore_errors=True)
+                continue
+            if old.exists():
+                old.rename(target)
+            raise
     _sync(target.parent)
-    if keep is not None:
-        _swap(old, keep, None)
+    if keep is not None and old.exists():
+        _swap(old, keep, True, None)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exists(target: Path) -> UserError:
+    return UserError(f"{target} exists already; remove it, choose another name, or replace it by --overwrite")
 
 
 def _sync(path: Path) -> None:
@@ -158,7 +172,9 @@ def writable(file: str | Path) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make folder {file.parent}: {error.strerror}; choose another place") from None
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
+    where = file.resolve().parent  # of a link, where it leads: files are written beside and renamed
+    special = file.exists() and not file.is_file()  # /dev/stdout, a pipe
+    if not (special or os.access(where, os.W_OK)) or (file.exists() and not os.access(file, os.W_OK)):
         raise UserError(f"cannot write {file}: it may not be written; choose another place")
     return file
 

@@ -42,6 +42,7 @@ __all__ = ["Answer", "Candidates", "Index", "Where", "build_index", "is_index", 
 
 FORMAT = 2
 ABOUT = "index.json"
+BUILDING = "building.json"  # in its place while the first build is unfinished
 IN_ONE_GO = 100  # pictures whose thumbnails are read with the search; of more, only those that are shown
 
 
@@ -241,6 +242,8 @@ def open_index(folder: str | Path) -> Index:
     place = Place(folder)
     about = read_about(place)
     if about is None:
+        if place.read(BUILDING) is not None:
+            raise UserError(f"the index in {place} is unfinished; go on with: fclip index --resume … --out {place}")
         raise UserError(
             f"no index in {place}; build one with: fclip index --checkpoint DIR --catalogue PATH --out {place}"
         )

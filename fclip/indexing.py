@@ -16,6 +16,7 @@ import heapq
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -27,7 +28,7 @@ import pyarrow.compute as pc
 
 from fclip.errors import UserError
 from fclip.files import expand, is_full
-from fclip.index import ABOUT, FORMAT, Index, open_index, read_about, schema_of, store_uri
+from fclip.index import ABOUT, BUILDING, FORMAT, Index, open_index, read_about, schema_of, store_uri
 from fclip.index_rows import MEASURED, Kinds, index_kinds, made_of, rows_of, schema
 from fclip.places import Place
 from fclip.processes import gathered, is_main, share, wait
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from fclip.model import Model
 
-BUILDING = "building.json"
 WRITTEN_AT_ONCE = 2048  # pictures; every write is a file and a version of the table, and lost when killed before it
 SAMPLE = 4096  # pictures drawn at random
 ASKED = 64  # pictures, and as many captions, that recall is measured with
@@ -225,8 +225,15 @@ def _nothing(job: Job, state: Mapping[str, Any], skipped: Skipped) -> UserError:
 
 
 def _finish_build(job: Job, rows: Store, state: Mapping[str, Any], before: Any, skipped: Skipped, origin: str) -> None:
-    """Indexes the vectors, and lets index.json name them."""
+    """Indexes the vectors, and lets index.json name them.
+
+    What servers may still answer from stays: the store before (`retired`), and the last one of another model
+    (`foreign`), whose servers refuse this one.
+    """
     kinds: Kinds = state["kinds"]
+    old: Mapping[str, Any] = before if isinstance(before, dict) else {}
+    replaced = old.get("store", "lance") if old else None
+    foreign = old.get("foreign") if old.get("fingerprint") == state["fingerprint"] else replaced
     about = {
         "format": FORMAT,
         "number": state["number"],
@@ -238,12 +245,14 @@ def _finish_build(job: Job, rows: Store, state: Mapping[str, Any], before: Any, 
         "numbers": [name for name, kind in kinds.items() if kind == "number"],
         "lists": [name for name, kind in kinds.items() if kind == "texts"],
         "store": state["store"],
-        "retired": before.get("store", "lance") if isinstance(before, dict) else None,
+        "retired": replaced,
+        "foreign": foreign,
     }
     finish(job, rows, about, skipped, fresh=True)
     job.place.remove(BUILDING)
-    if isinstance(before, dict) and before.get("retired"):
-        _drop(job.place, before["retired"])
+    for store in {old.get("retired"), old.get("foreign")} - {replaced, foreign}:
+        if store is not None:
+            _drop(job.place, store)
 
 
 def finish(job: Job, rows: Store, about: Mapping[str, Any], skipped: Skipped, fresh: bool) -> None:
@@ -352,11 +361,10 @@ def _place(checkpoint: str) -> str:
 
 
 def _drop(place: Place, store: str) -> None:
-    """Removes a store of the index, if it is there."""
-    try:
+    """Removes a store of the index and the sample that was drawn from it, if they are there."""
+    place.remove(f"sample-{store.rpartition('-')[2]}.npy")
+    with suppress(UserError):
         open_store(store_uri(place, {"store": store})).drop()
-    except UserError:
-        return
 
 
 def _json(value: Any) -> bytes:

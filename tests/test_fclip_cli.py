@@ -146,7 +146,7 @@ def test_index_names_the_pictures_that_it_skipped(shop, capsys, tmp_path) -> Non
     assert run("index", "--checkpoint", shop / "model", "--catalogue", "t.csv", "--out", "i") == 0
     said = capsys.readouterr().err
     assert said.count("skipped ") == 10
-    assert "1 pictures in i; 12 unreadable, listed in i/index.json" in said
+    assert "1 pictures in i; 12 left out, listed in i/index.json" in said
 
 
 def test_index_is_brought_up_to_date(shop, capsys) -> None:

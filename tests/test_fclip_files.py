@@ -271,6 +271,42 @@ def test_a_process_killed_at_any_instant_leaves_the_old_or_the_new_folder(tmp_pa
         assert names == ["kept", "last"]
 
 
+WRITERS = """
+import os, sys
+from pathlib import Path
+from fclip.errors import UserError
+from fclip.files import new_folder
+
+def write(target, overwrite, mine, theirs):
+    try:
+        with new_folder(target, overwrite) as folder:
+            (folder / "a").write_text("whole")
+            os.write(theirs, b"x")
+            os.read(mine, 1)  # both have written before one of them renames
+    except UserError:
+        os._exit(2)
+    os._exit(0)
+
+for number in range(int(sys.argv[3])):
+    target, overwrite = Path(sys.argv[1], str(number)), sys.argv[2] == "True"
+    (a, to_a), (b, to_b) = os.pipe(), os.pipe()
+    for mine, theirs in ((a, to_b), (b, to_a)):
+        if not os.fork():
+            write(target, overwrite, mine, theirs)
+    codes = sorted(os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(2))
+    assert codes in ([0, 0], [0, 2]) and (overwrite <= (codes == [0, 0])), codes
+    assert [path.name for path in target.iterdir()] == ["a"], list(target.iterdir())
+"""
+"""Two processes write one folder at the same time, many times over."""
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_of_two_who_write_one_folder_at_once_the_last_wins_or_the_first(tmp_path, overwrite):
+    argv = [sys.executable, "-c", WRITERS, str(tmp_path), str(overwrite), "30"]
+    subprocess.run(argv, cwd=ROOT, check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(map(str, range(30)))
+
+
 def test_what_a_living_process_writes_is_left_alone(tmp_path):
     mine = tmp_path / f".last.new-{os.getppid()}"
     mine.mkdir()
@@ -307,6 +343,17 @@ def test_what_may_not_be_written_is_refused_before_the_work(tmp_path, monkeypatc
         writable(tmp_path / "a.json")
     with pytest.raises(UserError, match=r"cannot write in folder .*out; choose another --out"):
         writable_folder(tmp_path / "out", "--out")
+
+
+@pytest.mark.parametrize("forbidden", ["a.json", "."])
+def test_a_file_that_is_there_wants_its_folder_as_well(tmp_path, monkeypatch, forbidden):
+    """It is written beside and renamed."""
+    (tmp_path / "a.json").touch()
+    kept = (tmp_path / forbidden).resolve()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).resolve() != kept)
+    with pytest.raises(UserError, match=r"cannot write .*a\.json: it may not be written"):
+        writable(tmp_path / "a.json")
+    assert writable("/dev/null") == Path("/dev/null")
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

@@ -260,7 +260,7 @@ def test_interrupted_building_leaves_what_was_there_and_can_be_resumed(
     if before == "an index":
         assert len(open_index(folder)) == 4
     else:
-        with pytest.raises(UserError, match="no index in"):
+        with pytest.raises(UserError, match=r"is unfinished; go on with: fclip index --resume"):
             open_index(folder)
     with pytest.raises(UserError, match="holds an unfinished index; continue it with --resume"):
         build_index(folder, model, catalogue)
@@ -430,6 +430,26 @@ def test_a_new_index_is_built_beside_and_the_old_one_still_answers_its_readers(t
     build_index(tmp_path / "index", model, catalogue, overwrite=True)
     assert not (tmp_path / "index" / "pictures-1").exists()
     assert new.search(query_of(0))
+
+
+def test_what_servers_of_another_model_answer_from_stays_until_there_is_a_third(
+    tmp_path, model, build, catalogue
+) -> None:
+    """They refuse the new index, and those that follow it."""
+    folder, other, third = tmp_path / "index", build(), build()
+    other.fingerprint, third.fingerprint = "0123", "4567"
+    served = build_index(folder, model, catalogue.select(range(6)))
+    for _ in range(3):
+        build_index(folder, other, catalogue, overwrite=True)
+        assert len(served.search(query_of(0), k=99)) == 3
+    assert stores_in(folder) == ["pictures-1", "pictures-3", "pictures-4"]
+    assert sorted(path.name for path in folder.glob("sample-*")) == [f"sample-{n}.npy" for n in (1, 3, 4)]
+    build_index(folder, third, catalogue, overwrite=True)
+    assert stores_in(folder) == ["pictures-4", "pictures-5"]
+
+
+def stores_in(folder) -> list[str]:
+    return sorted(path.name for path in folder.glob("pictures-*"))
 
 
 def test_an_index_lies_in_an_object_store_as_in_a_folder(tmp_path, model, catalogue) -> None:

@@ -128,6 +128,16 @@ def test_a_link_that_is_switched_is_followed_and_back(tmp_path, model, catalogue
         assert refused(url) is None
 
 
+def test_indexes_of_another_model_never_take_away_the_one_that_answers(served, build, catalogue) -> None:
+    (folder, url), other = served, build()
+    other.fingerprint = "0123"
+    for _ in range(3):
+        build_index(folder, other, catalogue, overwrite=True)
+        until(lambda: refused(url) is not None)
+        assert pictures(url) == 10
+        assert httpx.post(f"{url}/search", json={"texts": ["dress"]}, timeout=60).status_code == 200
+
+
 @pytest.mark.parametrize("fault", ["another model", "another format", "no JSON", "nothing", "no vectors"])
 def test_what_cannot_be_used_leaves_the_old_index_in_place_and_is_said(served, model, caplog, fault) -> None:
     folder, url = served

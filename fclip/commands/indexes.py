@@ -126,8 +126,13 @@ def _tell(built: Index, said: str, out: str) -> None:
     skipped, search = built.about["skipped"], built.about["search"]
     for identity, reason in skipped[:10]:
         print(f"skipped {identity}: {reason}", file=sys.stderr)
-    more = f"; {len(skipped)} unreadable, listed in {out}/index.json" if skipped else ""
+    more = f"; {len(skipped)} left out, listed in {out}/index.json" if skipped else ""
     print(f"{said}{len(built)} pictures in {out}{more}", file=sys.stderr)
+    if built.about.get("foreign") and built.about["foreign"] == built.about["retired"]:
+        print(
+            "note: the index before was of another model; start its servers again, which refuse this one",
+            file=sys.stderr,
+        )
     for line in _recall_in_words(search):
         print(line, file=sys.stderr)
 
