@@ -174,7 +174,11 @@ def _begin(job: Job, state: Mapping[str, Any], kinds: Kinds, unfinished: Any, re
             if unfinished is not None:
                 _drop(job.place, unfinished["store"])
             job.place.write(BUILDING, _json(state))
-            create_store(uri, schema(kinds, state["dimension"]))
+            try:
+                create_store(uri, schema(kinds, state["dimension"]))
+            except Exception:
+                _leave(job.place)
+                raise
         wait()
     elif is_main():
         try:
@@ -217,11 +221,16 @@ def _nothing(job: Job, state: Mapping[str, Any], skipped: Skipped) -> UserError:
     """Removes what an index without pictures left."""
     if is_main():
         _drop(job.place, state["store"])
-        job.place.remove(BUILDING)
-        if job.place.path is not None and job.place.empty():
-            job.place.path.rmdir()
+        _leave(job.place)
     first = f"the first problem: {skipped[0][2]}" if skipped else "the catalogue is empty"
     return UserError(f"expected a picture to index, got none of {len(job.catalogue)}; {first}")
+
+
+def _leave(place: Place) -> None:
+    """Nothing is begun there any more."""
+    place.remove(BUILDING)
+    if place.path is not None and place.empty():
+        place.path.rmdir()
 
 
 def _finish_build(job: Job, rows: Store, state: Mapping[str, Any], before: Any, skipped: Skipped, origin: str) -> None:

@@ -15,9 +15,10 @@ from PIL import Image
 import fclip.embedding
 import fclip.index
 import fclip.indexing
+import fclip.store.qdrant
 from fclip.catalogue.schema import features
 from fclip.embedding import embed_catalogue
-from fclip.errors import UserError
+from fclip.errors import StoreUnavailableError, UserError
 from fclip.index import build_index, open_index
 from fclip.index_rows import THUMBNAIL_PX
 from fclip.index_updates import update_index
@@ -430,6 +431,13 @@ def test_a_new_index_is_built_beside_and_the_old_one_still_answers_its_readers(t
     build_index(tmp_path / "index", model, catalogue, overwrite=True)
     assert not (tmp_path / "index" / "pictures-1").exists()
     assert new.search(query_of(0))
+
+
+def test_a_server_that_is_away_leaves_nothing_unfinished(tmp_path, model, catalogue, monkeypatch) -> None:
+    monkeypatch.setattr(fclip.store.qdrant, "PAUSES_SECONDS", ())
+    with pytest.raises(StoreUnavailableError):
+        build_index(tmp_path / "index", model, catalogue, store="http://127.0.0.1:1/shop")
+    assert not (tmp_path / "index").exists()
 
 
 def test_what_servers_of_another_model_answer_from_stays_until_there_is_a_third(
