@@ -173,27 +173,6 @@ def test_the_header_tells_the_separator(tmp_path, mark, name):
 
 
 @pytest.mark.parametrize(
-    ("values", "read"),
-    [
-        (["9,90", " 1.299,00", "5"], ["9.90", "1299.00", "5"]),
-        (["-9,5", "", "12.000"], ["-9.5", None, "12000"]),
-        (["1.299", "5.5", "7"], ["1.299", "5.5", "7"]),  # no comma: points may be points
-        (["38,40,42", "38,40", "36"], ["38,40,42", "38,40", "36"]),  # several things
-        (["9,90", "M", "5"], ["9,90", "M", "5"]),
-        (["", "", ""], [None, None, None]),
-    ],
-)
-def test_with_semicolons_a_column_of_numbers_has_decimal_commas(tmp_path, values, read):
-    rows = [f"{n}.jpg;{value}\n" for n, value in enumerate(values)]
-    columns = Columns(attributes=("price",))
-    catalogue = open_table(write(tmp_path, "image;price\n" + "".join(rows)), columns)
-    assert [row["price"] for row in catalogue["attributes"]] == read
-    with_commas = [f'{n}.jpg,"{value}"\n' for n, value in enumerate(values)]
-    plain = open_table(write(tmp_path, "image,price\n" + "".join(with_commas), "plain.csv"), columns)
-    assert [row["price"] for row in plain["attributes"]] == [value or None for value in values]
-
-
-@pytest.mark.parametrize(
     ("header", "suffix", "mark"),
     [
         (b"image", ".csv", ","),

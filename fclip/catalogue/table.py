@@ -36,7 +36,6 @@ IMAGE_FOLDERS = ("images", "image", "img")
 OTHER = ("view", "bbox", "landmarks")  # columns that are what they are called
 MAX_VALUES = 200  # a column with more distinct texts than this is a description or a code, no attribute
 HEADER_BYTES = 1 << 20  # of a text table's first line that are looked at
-DECIMAL_COMMA = r"^-?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?$"
 MAX_LENGTH = 50  # characters a value has on average
 
 
@@ -113,24 +112,9 @@ def read_csv(path: Path) -> pa.Table:
     """
     names = column_names(path)
     convert = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-    layout = _layout(path)
     with readable(path):
-        table = pacsv.read_csv(path, parse_options=layout, convert_options=convert)
-    table = table.rename_columns([name.strip() for name in names])
-    return _with_points(table) if layout.delimiter == ";" else table
-
-
-def _with_points(table: pa.Table) -> pa.Table:
-    """Columns of numbers as they are written where semicolons part the columns (1.299,90) with a decimal point."""
-    for place, name in enumerate(table.column_names):
-        text = pc.utf8_trim_whitespace(table[name])
-        filled = text.filter(pc.not_equal(text, ""))
-        commas = pc.any(pc.match_substring(filled, ","), min_count=0).as_py()
-        if commas and pc.all(pc.match_substring_regex(filled, DECIMAL_COMMA)).as_py():
-            logger.info("%s: commas were read as decimal points", name)
-            plain = pc.replace_substring(pc.replace_substring(text, ".", ""), ",", ".")
-            table = table.set_column(place, name, plain)
-    return table
+        table = pacsv.read_csv(path, parse_options=_layout(path), convert_options=convert)
+    return table.rename_columns([name.strip() for name in names])
 
 
 def column_names(path: Path) -> list[str]:
