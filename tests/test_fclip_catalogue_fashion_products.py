@@ -66,6 +66,15 @@ def test_further_columns_and_fewer_attributes(tmp_path):
     }
 
 
+def test_numbers_and_lists_are_read(tmp_path):
+    published = PUBLISHED.replace(",2011,", ",2011.0,").replace("Navy Blue,Fall", "Navy Blue|White,Fall")
+    (tmp_path / "styles.csv").write_text(published)
+    catalogue = open_fashion_products(tmp_path, Columns(numbers=("year",), lists=("baseColour",)))
+    assert list(catalogue[0]["attributes"]) == list(ATTRIBUTES)
+    assert [row["year"] for row in catalogue["attributes"]] == ["2011", "2016", "2012"]
+    assert [row["baseColour"] for row in catalogue["attributes"]] == [["Navy Blue", "White"], None, ["Grey"]]
+
+
 def test_parquet_with_the_pictures_inside_is_recognised(tmp_path):
     table = pa.table(
         {"id": [12]} | {n: ["NA"] for n in ATTRIBUTES} | {"productDisplayName": ["Shirt"], "jpeg": [b"data"]}

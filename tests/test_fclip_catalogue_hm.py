@@ -34,3 +34,13 @@ def test_hm_columns_can_be_chosen(hm):
     first = open_catalogue(hm, columns=columns)[0]
     assert first["attributes"] == {"colour_group_name": "Black"}
     assert first["title"] == "Jersey top, with\nnarrow straps."
+
+
+def test_hm_columns_may_be_numbers_and_lists(hm):
+    columns = Columns(attributes=("section_name",), numbers=("product_code",), lists=("colour_group_name",))
+    attributes = open_catalogue(hm, columns=columns)[0]["attributes"]
+    assert attributes | {"section_name": None} == {
+        "section_name": None,
+        "product_code": "108775",
+        "colour_group_name": ["Black"],
+    }

@@ -44,6 +44,9 @@ def test_columns_are_mapped_and_class_numbers_named(tmp_path):
     mapped = open_catalogue(tmp_path / "set", format="hub", columns=Columns(id="sku", attributes=("hue",)))
     assert mapped[1]["id"] == "1"
     assert mapped[1]["attributes"] == {"hue": "blue"}
+    columns = Columns(id="sku", attributes=("kind",), numbers=("sku",), lists=("hue",))
+    mapped = open_catalogue(tmp_path / "set", format="hub", columns=columns)
+    assert mapped[1]["attributes"] == {"kind": "shirt", "sku": "1", "hue": ["blue"]}
 
 
 def test_a_single_split_says_nothing(tmp_path):

@@ -64,6 +64,23 @@ def test_fields_are_mapped_and_an_object_of_attributes_is_taken_as_it_is(tmp_pat
     assert open_catalogue(path, columns=Columns(attributes=("label",)))[0]["attributes"] == {"label": "Coat"}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_numbers_and_lists_are_read_as_a_table_s_are(tmp_path, stream, inside):
+    prices = [9.125, 12, "1 299.5", None]  # the point of a JSON number parts no thousands
+    samples = []
+    for number, price in enumerate(prices):
+        fields = {"price": price, "hue": "red|blue", "fit": "loose"}
+        fields = {"attributes": fields} if inside else fields
+        samples += [(f"{number}.jpg", b"a"), (f"{number}.json", fields)]
+    path = shard(tmp_path / "a.tar", samples)
+    rows = open_catalogue(path, columns=Columns(numbers=("price",), lists=("hue",)), stream=stream)["attributes"][:]
+    assert [row["price"] for row in rows] == ["9.125", "12", "1299.5", None]
+    assert rows[0] == {"price": "9.125", "hue": ["red", "blue"], "fit": "loose"}
+    with pytest.raises(UserError, match="no column 'prices' in "):
+        open_catalogue(path, columns=Columns(numbers=("prices",)), stream=stream)
+
+
 def test_a_rewritten_shard_is_read_anew(tmp_path):
     assert len(open_catalogue(shard(tmp_path / "a.tar", [("1.jpg", b"a")]))) == 1
     assert len(open_catalogue(shard(tmp_path / "a.tar", [("1.jpg", b"a"), ("2.jpg", b"b")]))) == 2

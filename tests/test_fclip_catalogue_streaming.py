@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from fclip import batches
 from fclip.batches import TrainingPictures, training_batches
 from fclip.catalogue import open_catalogue
 from fclip.catalogue.schema import select_split
+from fclip.catalogue.table import Columns
 from fclip.catalogue.writing import write_shards
 from fclip.config import DataConfig
 from fclip.order import BatchOrder
@@ -47,6 +50,18 @@ def test_every_picture_comes_once_in_an_epoch(shards, captions, model, world, wo
     for epoch in range(2):
         seen = Counter(key for part in parts for key in keys(part[epoch * steps : (epoch + 1) * steps]))
         assert seen == all_
+
+
+def test_numbers_and_lists_are_read_from_shards_where_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    columns = {"jpeg": [b"x", b"y"], "price": ["1.299,90", "n/a"], "hue": ["red|blue", None]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    asked = Columns(numbers=("price",), lists=("hue",))
+    for _ in range(2):  # then from the index of the shards
+        rows = open_catalogue(tmp_path / "a.parquet", columns=asked, stream=True)["attributes"][:]
+        assert rows == [{"hue": ["red", "blue"], "price": "1299.9"}, {"hue": None, "price": None}]
+    rows = open_catalogue(tmp_path / "a.parquet", stream=True)["attributes"][:]
+    assert rows[0] == {"price": "1.299,90", "hue": "red|blue"}
 
 
 def test_a_run_resumed_inside_an_epoch_goes_on_without_decoding_what_it_had(shards, captions, model, monkeypatch):

@@ -57,7 +57,8 @@ def test_what_was_chosen_and_what_was_left_out_is_said(tmp_path, caplog):
     path = write(tmp_path, SHOP)
     assert said(caplog, path) == [
         "columns: id=file, item=sku, image=file, split=subset, title=name, attributes=colour,size",
-        "left out: price (numbers or flags); name it in --map attributes=colour,size,…",
+        "left out: price (numbers); name it in --map attributes=colour,size,…, "
+        "or to filter by range in --map numbers=price",
     ]
     assert said(caplog, path, Columns(id="sku", attributes=("size", "price"))) == [
         "columns: id=sku, item=sku, image=file, split=subset, title=name, attributes=size,price"
@@ -75,8 +76,63 @@ def test_what_a_parquet_file_leaves_out_is_said_without_its_pictures(tmp_path, c
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     assert said(caplog, tmp_path / "a.parquet") == [
         "columns: image=jpeg, attributes=hue",
-        "left out: year (numbers), ok (bool); name those you want in --map attributes=hue,…",
+        "left out: year (numbers), ok (bool); name those you want in --map attributes=hue,…, "
+        "or to filter by range in --map numbers=year",
     ]
+
+
+PRICES = """sku;image;colour;sizes;price;weight
+1;a.jpg;red|blue;S, M;1.299,90 €;1,250
+2;b.jpg;red;M;899;0,800
+3;c.jpg;;M;n/a;
+"""
+
+
+def test_numbers_and_lists_are_groups_besides_the_others(tmp_path, caplog):
+    path = write(tmp_path, PRICES)
+    columns = columns_from_pairs(["numbers=price", "numbers=weight", "lists=colour"])
+    assert columns == Columns(numbers=("price", "weight"), lists=("colour",))
+    assert open_table(path, columns)["attributes"][:] == [  # sizes is guessed still, and colour where it was
+        {"colour": ["red", "blue"], "sizes": "S, M", "price": "1299.9", "weight": "1.25"},
+        {"colour": ["red"], "sizes": "M", "price": "899", "weight": "0.8"},
+        {"colour": None, "sizes": "M", "price": None, "weight": None},
+    ]
+    assert said(caplog, path, columns) == [
+        "columns: id=image, item=sku, image=image, attributes=colour,sizes,price,weight",
+        "price: numbers from 899 to 1299.9; 1 of 3 are none, e.g. 'n/a'",
+        "weight: numbers from 0.8 to 1.25",
+        "colour: lists of up to 2 values, parted by '|'",
+    ]
+    named = columns_from_pairs(["attributes=price,sizes", "numbers=price", "lists=sizes, colour"])
+    assert open_table(path, named)[0]["attributes"] == {
+        "price": "1299.9",
+        "sizes": ["S", "M"],
+        "colour": ["red", "blue"],
+    }
+
+
+def test_without_asking_no_column_is_rewritten(tmp_path):
+    columns = Columns(attributes=("price", "weight", "colour"))
+    first = open_table(write(tmp_path, PRICES), columns)[0]["attributes"]
+    assert first == {"price": "1.299,90 €", "weight": "1,250", "colour": "red|blue"}
+
+
+def test_in_parquet_numbers_and_lists_pass_through(tmp_path):
+    columns = {
+        "jpeg": [b"x", b"y"],
+        "price": [9.125, None],
+        "year": [2011, 2012],
+        "hue": [["red"], None],
+        "mask": [b"x"] * 2,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    rows = open_table(tmp_path / "a.parquet", Columns(numbers=("price", "year"), lists=("hue",)))["attributes"][:]
+    assert rows == [{"hue": ["red"], "price": "9.125", "year": "2011"}, {"hue": None, "price": None, "year": "2012"}]
+    for wanted in (Columns(numbers=("hue",)), Columns(numbers=("mask",)), Columns(lists=("mask",))):
+        with pytest.raises(
+            UserError, match=r"expected text or (numbers|lists) in column '(hue|mask)', got (list|binary)"
+        ):
+            open_table(tmp_path / "a.parquet", wanted)
 
 
 def test_named_columns_win_over_guesses(tmp_path):
@@ -133,6 +189,10 @@ def test_products_without_a_split_get_that_of_their_hash(tmp_path):
         ("id,colour\n1,red\n", Columns(), "no image column in .*image=COLUMN.* id, colour"),
         (SHOP, Columns(id="skuu"), "no column 'skuu' .*did you mean 'sku'"),
         (SHOP, Columns(attributes=("color",)), "did you mean 'colour'"),
+        (SHOP, Columns(numbers=("prize",)), "no column 'prize' .*did you mean 'price'"),
+        (SHOP, Columns(lists=("color",)), "did you mean 'colour'"),
+        (SHOP, Columns(numbers=("price",), lists=("price",)), "expected column 'price' in numbers or in lists, got"),
+        (SHOP, Columns(numbers=("colour",)), "expected numbers in column 'colour', got only others, such as 'red'"),
         (SHOP.replace("validation", "galerie"), Columns(), "unknown split 'galerie'"),
         ("id,image\n1,1.jpg,red\n", Columns(), "Expected 2 columns, got 3"),
     ],

@@ -103,9 +103,34 @@ def test_catalogue_maps_the_columns_of_a_table(shop, capsys, tmp_path) -> None:
     assert "2 pictures of 2 products" in shown
     assert shown.startswith("columns: id=sku, item=sku, image=shot, attributes=hue\n")
     assert run("catalogue", "t.csv", "--map", "image=shot", "--map", "item=hue") == 0
-    assert "left out: sku (numbers or flags); name it in --map attributes=…\n" in capsys.readouterr().out
+    assert "left out: sku (numbers); name it in --map attributes=…, or" in capsys.readouterr().out
     assert run("index", "--checkpoint", shop / "model", "--catalogue", "t.csv", "--out", "i", *mapped) == 0
     assert open_index("i").values("hue") == {"blue": 1, "red": 1}
+
+
+def test_prices_as_people_write_them_are_filtered_by_range_and_several_colours_each(shop, capsys, tmp_path) -> None:
+    rows = ["1;{0};red|blue;1.299,90", "2;{0};red;899", "3;{0};green | blue;9,90", "4;{0};;on request"]
+    text = "\n".join(["id;image;colour;price", *rows]).format(shop / "photo.jpg")
+    (tmp_path / "t.csv").write_text(text + "\n")
+    mapped = ["--map", "numbers=price", "--map", "lists=colour"]
+    assert run("catalogue", "t.csv", *mapped) == 0
+    shown = capsys.readouterr().out
+    assert "\nprice: numbers from 9.9 to 1299.9; 1 of 4 are none, e.g. 'on request'\n" in shown
+    assert "\ncolour: lists of up to 2 values, parted by '|'\n" in shown
+    assert run("index", "--checkpoint", shop / "model", "--catalogue", "t.csv", "--out", "i", *mapped) == 0
+    for where, found in {
+        "price=1000..": "1",
+        "price=9.9..899": "23",
+        "price=1299.9": "1",
+        "colour=red": "12",
+        "colour=blue": "13",
+        "colour!=red": "34",
+    }.items():
+        answers = ["search", "i", "--text", "dress", "--where", where, "--json", "answers.json"]
+        assert run(*answers) == 0
+        with open("answers.json") as file:
+            assert "".join(sorted(answer["id"] for answer in json.load(file)["answers"])) == found, where
+    assert open_index("i").values("colour") == {"blue": 2, "green": 1, "red": 2}
 
 
 def test_strict_is_for_scripts(capsys, tmp_path) -> None:

@@ -62,7 +62,7 @@ def read_shards(source: str | Path, columns: Columns, stream: bool = False) -> t
     # Size and time are part of the arguments, because the cache's key is made of them: a rewritten shard is read anew.
     data = _cached_samples(str(source), {"shards": stamps(files), "stream": stream})
     table: pa.Table = data.data.table
-    fields, damage = _fields(table["json"].to_pylist(), table["damage"].to_pylist(), columns.attributes)
+    fields, damage = _fields(table["json"].to_pylist(), table["damage"].to_pylist(), columns)
     damaged = [row for row, reason in enumerate(damage) if reason]
     places = table.select(["shard", "__key__"]).take(pa.array(damaged, pa.int64())).to_pylist()
     lines = [_line(place, str(damage[row])) for place, row in zip(places, damaged, strict=True)]
@@ -207,13 +207,14 @@ def _content(shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _fields(
-    texts: list[str | None], damage: list[str | None], wanted: Sequence[str]
+    texts: list[str | None], damage: list[str | None], columns: Columns
 ) -> tuple[dict[str, pa.Array], list[str | None]]:
     """The fields of all sound JSON objects as columns, and what is damaged, bad JSON included.
 
-    An object `attributes` becomes a struct of that name; `wanted` fields of it become columns besides.
+    An object `attributes` becomes a struct of that name; fields of it that `columns` names become columns besides.
     """
     rows, inner = [], []
+    wanted = (*columns.attributes, *columns.numbers, *columns.lists)
     damage = list(damage)
     for number, text in enumerate(texts):
         if damage[number]:
@@ -225,16 +226,22 @@ def _fields(
             inner.append({**inside})
         except (ValueError, TypeError, AttributeError):
             damage[number] = f"a shard's JSON is no object of fields: {text!r:.80}"
-    fields = {name: _column([row.get(name) for row in rows]) for name in dict.fromkeys(n for row in rows for n in row)}
+    names = dict.fromkeys(name for row in rows for name in row)
+    fields = {name: _column([row.get(name) for row in rows], name in columns.numbers) for name in names}
     groups = dict.fromkeys(name for inside in inner for name in inside)
     if groups:
-        columns = [_column([inside.get(name) for inside in inner]) for name in groups]
-        fields["attributes"] = pa.StructArray.from_arrays(columns, list(groups))
+        parts = [_column([inside.get(name) for inside in inner]) for name in groups]
+        fields["attributes"] = pa.StructArray.from_arrays(parts, list(groups))
     return fields, damage
 
 
-def _column(values: list[Any]) -> pa.Array:
-    """A column of text, or of lists of text if any value is a list; objects in lists are left as they are."""
+def _column(values: list[Any], numbers: bool = False) -> pa.Array:
+    """A column of text, or of lists of text if any value is a list; objects in lists are left as they are.
+
+    Where `numbers` are asked for, JSON's own get many decimals: the point of 9.125 parts no thousands.
+    """
+    if numbers:
+        values = [f"{v:.14f}" if isinstance(v, float) else v for v in values]
     if any(isinstance(v, list) for v in values):
         if any(isinstance(x, dict) for v in values if isinstance(v, list) for x in v):
             return pa.array(values)

@@ -3,8 +3,9 @@
     fclip catalogue shop/products.csv --map id=sku --map image=file --map attributes=colour,size
 
 Columns that nobody names are guessed by their name (`Columns`, `GUESSES`); what was chosen is logged (INFO). Tables are
-read as text: the id "0123" keeps its zero and a product called "NA" its name; only empty fields are unknown. Pictures
-are not looked at while opening.
+read as text: the id "0123" keeps its zero and a product called "NA" its name; only empty fields are unknown. Prices as
+people write them and cells of several values are read where they are asked for: `--map numbers=price --map
+lists=colour`. Pictures are not looked at while opening.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +25,8 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from fclip.catalogue.assemble import Column, as_text, as_values, assemble, pictures
+from fclip.catalogue.lists import is_list, read_lists, said_of_lists
+from fclip.catalogue.numbers import read_numbers, said_of_numbers
 from fclip.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ IMAGE_FOLDERS = ("images", "image", "img")
 OTHER = ("view", "bbox", "landmarks")  # columns that are what they are called
 MAX_VALUES = 200  # a column with more distinct texts than this is a description or a code, no attribute
 HEADER_BYTES = 1 << 20  # of a text table's first line that are looked at
+NUMBERS = r"^-?[\d.,]+$"
+FLAGS = r"(?i)^(-?[\d.,]+|true|false)$"
 MAX_LENGTH = 50  # characters a value has on average
 
 
@@ -49,7 +54,11 @@ class Columns:
     split: str | None = None  # train, val or test; none or empty: by a hash of the product
     title: str | None = None  # the product's name
     attributes: tuple[str, ...] = ()  # none: every other column of few and short texts that are no numbers or flags
+    numbers: tuple[str, ...] = ()  # attributes besides, to filter by range: "1.299,90 €" is 1299.9
+    lists: tuple[str, ...] = ()  # attributes besides, of several values in a cell: red|blue
 
+
+SEVERAL = ("attributes", "numbers", "lists")  # fields that name any number of columns
 
 GUESSES = {
     "id": ("id", "image_id", "picture_id", "__key__"),
@@ -61,21 +70,22 @@ GUESSES = {
 
 
 def columns_from_pairs(pairs: Iterable[str]) -> Columns:
-    """Columns from the command line: `["id=sku", "attributes=colour,size"]`.
+    """Columns from the command line: `["id=sku", "attributes=colour,size", "numbers=price"]`.
 
     Raises:
         UserError: a pair without "=", or of an unknown name.
     """
     known = [field.name for field in fields(Columns)]
-    chosen: dict[str, str | tuple[str, ...]] = {}
+    chosen: dict[str, Any] = {}
     for pair in pairs:
         name, equals, column = pair.partition("=")
         if not equals or not column:
             raise UserError(f"column mapping {pair!r}: expected NAME=COLUMN, such as id=sku")
         if name not in known:
             raise UserError(f"column mapping {pair!r}: no field {name!r}; {nearest(name, known)}")
-        chosen[name] = tuple(c.strip() for c in column.split(",")) if name == "attributes" else column
-    return Columns(**chosen)  # type: ignore[arg-type]
+        several = tuple(c.strip() for c in column.split(","))
+        chosen[name] = chosen.get(name, ()) + several if name in SEVERAL else column
+    return Columns(**chosen)
 
 
 def open_table(source: str | Path, columns: Columns | None = None) -> Dataset:
@@ -213,9 +223,11 @@ def from_table(table: pa.Table, columns: Columns, root: Path | None, name: str =
         found["bbox"] = table["bbox"]
     if "landmarks" in table.column_names and pa.types.is_list(table["landmarks"].type):
         found["landmarks"] = table["landmarks"]
-    groups = attribute_columns(table, chosen)
+    asked, read = asked_columns(table, chosen)
+    groups = attribute_columns(table, chosen) | asked
     if logger.isEnabledFor(logging.INFO):
-        for line in said_of(table, replace(chosen, id=id_column), list(groups), guessed=not columns.attributes):
+        said = said_of(table, replace(chosen, id=id_column), list(groups), guessed=not columns.attributes)
+        for line in [*said, *read]:
             logger.info("%s", line)
     return assemble(found, groups)
 
@@ -224,12 +236,15 @@ def resolve(columns: Columns, names: Sequence[str], table: str = "the table") ->
     """Fills what nobody named by guessing, and checks what was named.
 
     Raises:
-        UserError: a named column is not in the table, or no column holds the pictures.
+        UserError: a named column is not in the table, is to be numbers and lists, or no column holds the pictures.
     """
     lower = {name.lower(): name for name in reversed(names)}
-    for column in (columns.id, columns.item, columns.image, columns.split, columns.title, *columns.attributes):
+    several = (*columns.attributes, *columns.numbers, *columns.lists)
+    for column in (columns.id, columns.item, columns.image, columns.split, columns.title, *several):
         if column is not None and column not in names:
             raise UserError(f"no column {column!r} in {table}; {nearest(column, names)}")
+    if both := set(columns.numbers) & set(columns.lists):
+        raise UserError(f"expected column {min(both)!r} in numbers or in lists, got it in both; leave it out of one")
     chosen = columns
     for field, guesses in GUESSES.items():
         guess = next((lower[g] for g in guesses if g in lower), None)
@@ -260,6 +275,37 @@ def attribute_columns(table: pa.Table, columns: Columns) -> dict[str, Column]:
     return {name: table[name] for name in _untaken(table, columns) if is_attribute(table[name])}
 
 
+def asked_columns(table: pa.Table, columns: Columns) -> tuple[dict[str, Column], list[str]]:
+    """The attribute groups that were named as numbers or as lists, and how each was read, a line each.
+
+    Raises:
+        UserError: a column that holds something else.
+    """
+    read = {name: _numbers(name, table[name]) for name in columns.numbers}
+    read |= {name: _lists(name, table[name]) for name in columns.lists}
+    return {name: values for name, (values, _) in read.items()}, [line for _, line in read.values()]
+
+
+def _numbers(name: str, column: pa.ChunkedArray) -> tuple[Column, str]:
+    _check_flat(name, column.type, "numbers")
+    numbers = read_numbers(column)
+    if numbers.unread and numbers.values.null_count == len(column):
+        got = f"such as {numbers.unread[0]!r}"
+        raise UserError(f"expected numbers in column {name!r}, got only others, {got}; leave it out of --map numbers=…")
+    return numbers.values, said_of_numbers(name, numbers)
+
+
+def _lists(name: str, column: pa.ChunkedArray) -> tuple[Column, str]:
+    _check_flat(name, column.type.value_type if is_list(column.type) else column.type, "lists")
+    lists = read_lists(column)
+    return lists.values, said_of_lists(name, lists)
+
+
+def _check_flat(name: str, kind: pa.DataType, wanted: str) -> None:
+    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        raise UserError(f"expected text or {wanted} in column {name!r}, got {kind}; leave it out of --map {wanted}=…")
+
+
 def said_of(table: pa.Table, columns: Columns, groups: Sequence[str], guessed: bool = True) -> list[str]:
     """What was taken for what, and which columns are no attributes: a line each.
 
@@ -277,9 +323,12 @@ def said_of(table: pa.Table, columns: Columns, groups: Sequence[str], guessed: b
     if guessed and not _has_struct(table):
         reasons = {name: why_no_attribute(table[name]) for name in _untaken(table, columns) if name not in groups}
     if reasons:
+        others = [name for name in groups if name not in (*columns.numbers, *columns.lists)]
+        count = [name for name, reason in reasons.items() if reason == "numbers"]
         left = ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
         wanted = "it" if len(reasons) == 1 else "those you want"
-        lines.append(f"left out: {left}; name {wanted} in --map attributes={','.join([*groups, '…'])}")
+        ranges = f", or to filter by range in --map numbers={','.join(count)}" if count else ""
+        lines.append(f"left out: {left}; name {wanted} in --map attributes={','.join([*others, '…'])}{ranges}")
     return lines
 
 
@@ -314,6 +363,7 @@ def why_no_attribute(column: pa.ChunkedArray) -> str | None:
     values = [v for v in pc.unique(column).to_pylist() if v]
     if not values:
         return "empty"
-    if pc.all(pc.match_substring_regex(pa.array(values, pa.string()), r"(?i)^(-?[\d.,]+|true|false)$")).as_py():
-        return "numbers or flags"
+    for reason, pattern in (("numbers", NUMBERS), ("numbers or flags", FLAGS)):
+        if pc.all(pc.match_substring_regex(pa.array(values, pa.string()), pattern)).as_py():
+            return reason
     return "long texts" if sum(map(len, values)) > MAX_LENGTH * len(values) else None

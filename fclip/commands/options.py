@@ -25,7 +25,8 @@ Columns = Annotated[
     typer.Option(
         "--map",
         metavar="NAME=COLUMN",
-        help="Columns of a table: id=sku, item=style, image=file, attributes=colour,size.",
+        help="Columns of a table: id=sku, item=style, image=file, attributes=colour,size; besides, numbers=price to "
+        "filter by range, and lists=fabrics where a cell holds several values, such as wool|silk.",
     ),
 ]
 
