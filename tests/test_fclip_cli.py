@@ -131,6 +131,10 @@ def test_prices_as_people_write_them_are_filtered_by_range_and_several_colours_e
         with open("answers.json") as file:
             assert "".join(sorted(answer["id"] for answer in json.load(file)["answers"])) == found, where
     assert open_index("i").values("colour") == {"blue": 2, "green": 1, "red": 2}
+    named = ["--map", "attributes=price", "--overwrite"]
+    assert run("index", "--checkpoint", shop / "model", "--catalogue", "t.csv", "--out", "i", *named) == 0
+    question = ["search", "i", "--text", "dress", "--where", "price=5..10"]
+    assert refused(capsys, *question).endswith("; if they are numbers, index it with --map numbers=price\n")
 
 
 def test_strict_is_for_scripts(capsys, tmp_path) -> None:

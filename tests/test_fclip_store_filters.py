@@ -46,7 +46,7 @@ def test_a_filter_becomes_conditions_on_columns(where, conditions) -> None:
         ({"colour": []}, "expected at least one value of colour"),
         ({"colour": {}}, "expected min, max or not to filter colour by, got nothing"),
         ({"colour": {"like": "red"}}, "expected min, max or not to filter colour by, got like"),
-        ({"colour": {"min": 1}}, "colour has no numbers, so it has no range"),
+        ({"colour": {"min": 1}}, "colour has no numbers, so it has no range; .* index it with --map numbers=colour$"),
         ({"colour": 3}, "expected words to filter colour by, got 3"),
         ({"colour": None}, "expected words to filter colour by, got None"),
         ({"colour": ["red", ["pink"]]}, r"expected words to filter colour by, got \['pink'\]"),

@@ -109,7 +109,8 @@ def _from_mapping(name: str, group: Group, wanted: Mapping[str, Any]) -> list[Co
     ends = [wanted.get("min"), wanted.get("max")]
     if wanted.keys() & {"min", "max"}:
         if group.kind != "number":
-            raise UserError(f"{name} has no numbers, so it has no range; filter by its values, as in {name}=VALUE")
+            by = f"filter by its values, as in {name}=VALUE; if they are numbers, index it with --map numbers={name}"
+            raise UserError(f"{name} has no numbers, so it has no range; {by}")
         low, high = (None if end is None else _number(name, end) for end in ends)
         if low is None and high is None:
             raise UserError(f"expected a number for min or max of {name}, got neither")
