@@ -189,6 +189,9 @@ def test_products_without_a_split_get_that_of_their_hash(tmp_path):
         ("id,colour\n1,red\n", Columns(), "no image column in .*image=COLUMN.* id, colour"),
         (SHOP, Columns(id="skuu"), "no column 'skuu' .*did you mean 'sku'"),
         (SHOP, Columns(attributes=("color",)), "did you mean 'colour'"),
+        ("id;image;a;a\n1;1.jpg;x;y\n", Columns(), "name of its own for each column of .*, got 'a' twice; mend"),
+        ("id;image;a; a\n1;1.jpg;x;y\n", Columns(), "got 'a' twice"),
+        (",image,\n1,1.jpg,y\n", Columns(), "name of its own for each column of .*, got several without one"),
         (SHOP, Columns(numbers=("prize",)), "no column 'prize' .*did you mean 'price'"),
         (SHOP, Columns(lists=("color",)), "did you mean 'colour'"),
         (SHOP, Columns(numbers=("price",), lists=("price",)), "expected column 'price' in numbers or in lists, got"),
@@ -221,6 +224,18 @@ def test_a_header_of_another_encoding_is_named(tmp_path, encoding):
         with pytest.raises(UserError, match=r"t.csv: line 1 is not UTF-8, near .*; save it as UTF-8$") as caught:
             read(tmp_path / "t.csv")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "attributes"),
+    [
+        ("image;a;;\n1.jpg;x;;\n2.jpg;y;;\n", ["a"]),
+        ("image,a, ,\n1.jpg,x, ,\n", ["a"]),
+        ("image,,a\n1.jpg,z,x\n", ["", "a"]),  # it has a value
+    ],
+)
+def test_columns_without_a_name_and_a_value_are_none(tmp_path, text, attributes):
+    assert list(open_table(write(tmp_path, text))[0]["attributes"]) == attributes
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])

@@ -124,7 +124,17 @@ def read_csv(path: Path) -> pa.Table:
     convert = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
     with readable(path):
         table = pacsv.read_csv(path, parse_options=_layout(path), convert_options=convert)
-    return table.rename_columns([name.strip() for name in names])
+    return _without_blank(table.rename_columns([name.strip() for name in names]))
+
+
+def _without_blank(table: pa.Table) -> pa.Table:
+    """Without the columns that have neither a name nor a value: the separators at the end of every line."""
+    named = [place for place, name in enumerate(table.column_names) if name or _has_value(table.column(place))]
+    return table.select(named)
+
+
+def _has_value(column: pa.ChunkedArray) -> bool:
+    return bool(pc.any(pc.not_equal(pc.utf8_trim_whitespace(column), "")).as_py())
 
 
 def column_names(path: Path) -> list[str]:
@@ -236,8 +246,12 @@ def resolve(columns: Columns, names: Sequence[str], table: str = "the table") ->
     """Fills what nobody named by guessing, and checks what was named.
 
     Raises:
-        UserError: a named column is not in the table, is to be numbers and lists, or no column holds the pictures.
+        UserError: a named column is not in the table, is there twice or is to be numbers and lists, or no column holds
+            the pictures.
     """
+    for twice in (name for name in names if names.count(name) > 1):
+        got = f"{twice!r} twice" if twice else "several without one"
+        raise UserError(f"expected a name of its own for each column of {table}, got {got}; mend its header")
     lower = {name.lower(): name for name in reversed(names)}
     several = (*columns.attributes, *columns.numbers, *columns.lists)
     for column in (columns.id, columns.item, columns.image, columns.split, columns.title, *several):
