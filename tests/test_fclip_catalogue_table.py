@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fclip.catalogue import table
 from fclip.catalogue.assemble import assemble, split_name
 from fclip.catalogue.schema import REQUIRED, split_of
 from fclip.catalogue.table import Columns, column_names, columns_from_pairs, is_attribute, open_table, separator
@@ -215,6 +216,18 @@ def test_corrupt_and_ambiguous_files(tmp_path):
         open_table(tmp_path / "latin.csv")
     with pytest.raises(UserError, match=r"several tables .*bad.parquet, latin.csv"):
         open_table(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
+def test_a_table_that_nobody_may_read_is_named(tmp_path, monkeypatch, name):
+    def closed(path, mode):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    path = write(tmp_path, SHOP, name)
+    monkeypatch.setattr(table, "open", closed, raising=False)  # root may read anything
+    for read in (column_names, open_table):
+        with pytest.raises(UserError, match=rf"{name}: no permission; expected a file that you may read$"):
+            read(path)
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])

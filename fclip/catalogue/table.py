@@ -166,6 +166,8 @@ def readable(path: Path) -> Iterator[None]:
 
     try:
         yield
+    except PermissionError:
+        raise UserError(f"cannot read table {path}: no permission; expected a file that you may read") from None
     except (pa.ArrowException, DatasetsError, OSError, ValueError) as error:
         if path.suffix.lower() != ".parquet" and path.is_file() and (line := _not_utf8(path)):
             raise UserError(f"cannot read table {path}: {line}; save it as UTF-8") from None
