@@ -153,9 +153,14 @@ def _layout(path: Path) -> pacsv.ParseOptions:
 
 
 def separator(header: bytes, suffix: str = ".csv") -> str:
-    """What parts the columns by the header: comma, semicolon (Excel in Europe) or tab; none: as the suffix says."""
+    """What parts the columns by the header: comma, semicolon (Excel in Europe) or tab; none: as the suffix says.
+
+    The columns of a .tsv are parted by tabs wherever its header has one, however many commas its names have.
+    """
     usual = "\t" if suffix.lower() == ".tsv" else ","
     plain = re.sub(rb'"[^"]*"', b"", header)
+    if usual == "\t" and b"\t" in plain:
+        return usual
     return max((usual, *",;\t"), key=lambda mark: plain.count(mark.encode()))  # the first of equals
 
 
