@@ -11,6 +11,9 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+NAMED = 20  # known names that a message lists
+LONG = 60  # characters; of longer ones among many the beginning
+
 
 class UserError(ValueError):
     """A mistake in the input: a path, a column, a preset key, a checkpoint of another kind."""
@@ -21,11 +24,18 @@ class StoreUnavailableError(Exception):
 
 
 def nearest(name: str, known: Iterable[object]) -> str:
-    """The end of an "unknown name" message: the closest known name if one is close, then the list of all."""
+    """The end of an "unknown name" message: the closest known name if one is close, then the list of all.
+
+    Of more than NAMED names the closest come first, then the first of the alphabet, then how many more there are.
+    """
     names = sorted(str(k) for k in known)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name, names, n=NAMED)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}known: {', '.join(names) or '(none)'}"
+    if len(names) <= NAMED:
+        return f"{hint}known: {', '.join(names) or '(none)'}"
+    first = list(dict.fromkeys([*close, *names[:NAMED]]))[:NAMED]
+    shown = ", ".join(name if len(name) <= LONG else f"{name[:LONG]}…" for name in first)
+    return f"{hint}known: {shown}, … and {len(names) - NAMED:,} more"
 
 
 def run_program(app: Callable[..., Any], argv: Sequence[str] | None, name: str) -> None:

@@ -42,3 +42,14 @@ def test_a_program_leaves_its_group_however_it_ends(error, tmp_path):
 def test_an_unknown_name_is_told_the_nearest():
     assert nearest("colur", ["colour", "season"]) == "did you mean 'colour'? known: colour, season"
     assert nearest("price", []) == "known: (none)"
+
+
+def test_of_many_names_the_closest_are_told_and_how_many_more_there_are():
+    names = [f"value {number}" for number in range(5000)]
+    said = nearest("valeu 4711", names)
+    assert said.startswith("did you mean 'value 4711'? known: value 4711, ")
+    assert said.endswith(", … and 4,980 more")
+    assert said.count(", ") == 20
+    assert nearest("?", names).startswith("known: value 0, value 1, value 10, value 100, ")
+    assert "more" not in nearest("?", names[:20])
+    assert len(nearest("?", [f"{number} {'x' * 1000}" for number in range(5000)])) < 1400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from urllib.parse import quote
 
 import numpy as np
@@ -99,6 +100,15 @@ def test_of_several_values_that_which_no_product_has_is_said_beside_the_answers(
     found = client.post("/search", json={"texts": ["dress"], "where": where}).json()
     assert {answer["attributes"]["colour"] for answer in found["answers"]} == {"red"}
     assert found["notes"] == ["no product has colour=greem; did you mean 'green'? known: blue, green, red"]
+
+
+def test_the_nearest_values_are_looked_for_beside_the_event_loop(client, monkeypatch) -> None:
+    from fclip.queries import relaxing
+
+    threads = []
+    monkeypatch.setattr(relaxing, "nearest", lambda value, known: threads.append(threading.current_thread().name) or "")
+    client.post("/search", json={"texts": ["dress"], "where": {"colour": ["rde", "greem"]}})
+    assert [name.partition("_")[0] for name in threads] == ["search", "search"]
 
 
 def test_an_unknown_facet_names_the_nearest_and_not_where_the_index_lies(client) -> None:

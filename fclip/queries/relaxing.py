@@ -13,6 +13,8 @@ from fclip.errors import nearest
 if TYPE_CHECKING:
     from fclip.index import Index
 
+SENTENCES = 10  # on values that no product has
+
 
 def relaxations(index: Index, where: Mapping[str, Any]) -> dict[str, int]:
     """Filter → how many pictures fit when it alone is left out, the most first; those that help nothing left out.
@@ -36,19 +38,20 @@ def advice(index: Index, where: Mapping[str, Any]) -> str:
 
 
 def unknown_values(where: Mapping[str, Any], known: Mapping[str, Collection[str]]) -> list[str]:
-    """A sentence for every value that no product has.
+    """A sentence for every value that no product has; of many, for the first SENTENCES, and one that counts the others.
 
     Args:
         where: the filters.
         known: group → its values; groups that are left out, as those of numbers, are not looked at.
     """
-    notes = []
-    for group in [group for group in where if group in known]:
-        wanted = where[group].get("not", []) if isinstance(where[group], Mapping) else where[group]
-        asked = [wanted] if isinstance(wanted, str) else wanted
-        notes += [
-            f"no product has {group}={value}; {nearest(value, known[group])}"
-            for value in asked
-            if value not in known[group]
-        ]
-    return notes
+    groups = [group for group in where if group in known]
+    strange = [(group, value) for group in groups for value in _named(where[group]) if value not in known[group]]
+    notes = [f"no product has {group}={value}; {nearest(value, known[group])}" for group, value in strange[:SENTENCES]]
+    more = len(strange) - len(notes)
+    return [*notes, f"no product has {more:,} more of the values either"] if more else notes
+
+
+def _named(wanted: Any) -> Collection[str]:
+    """The values that the filter on a group names."""
+    values = wanted.get("not", []) if isinstance(wanted, Mapping) else wanted
+    return [values] if isinstance(values, str) else values

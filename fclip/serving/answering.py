@@ -156,7 +156,10 @@ class Answering:
         index = self.recommender.index
         words = [group for group in where if group in index.groups and group not in index.numbers]
         values = [await self._counted(f"={group}", partial(index.values, group)) for group in words]
-        return unknown_values(where, dict(zip(words, values, strict=True)))
+        if not words:
+            return []
+        # In a thread: the closest of thousands of values are slow to find.
+        return await self.search(unknown_values, where, dict(zip(words, values, strict=True)))
 
     def notes(self, texts: Sequence[str]) -> list[str]:
         """What the asker should know about the words."""
