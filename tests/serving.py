@@ -25,6 +25,7 @@ from fclip.index import Answer
 from fclip.recommend import Recommender
 from fclip.serving.app import create_app
 from fclip.serving.settings import Settings
+from fclip.store.filters import Group, parse_where
 
 WIDTH = 16
 NASTY = ["plain", "a/b/c", "it's", 'a "b"', "100 %", "?q=1#x", "été", "a b", "x/thumbnail", "<script>", "\\n"]
@@ -73,6 +74,7 @@ class MemoryIndex:
         self.folder = Path("/somewhere/private/shop")
         self.about = {"dimension": WIDTH, "fingerprint": "f00"}
         self.groups, self.numbers, self.broken = ["colour", "price"], ["price"], None
+        self.schema = {"colour": Group("group_0", "text"), "price": Group("group_1", "number")}
         self._vectors = unit([np.random.default_rng(i).normal(size=WIDTH) for i in range(len(ids))])
         self._rows = [
             Answer(
@@ -103,6 +105,7 @@ class MemoryIndex:
                 raise UserError(
                     f"no attribute group {group!r} in the index {self.folder}; {nearest(group, self.groups)}"
                 )
+        parse_where(where, self.schema)
         return [
             i for i, row in enumerate(self._rows) if all(fits(row.attributes[g], w) for g, w in (where or {}).items())
         ]
@@ -142,7 +145,7 @@ def fits(value, wanted) -> bool:
         if "not" in wanted:
             return value not in wanted["not"]
         return wanted.get("min", -np.inf) <= value <= wanted.get("max", np.inf)
-    return value in ([wanted] if isinstance(wanted, str) else wanted)
+    return value in ([wanted] if isinstance(wanted, str | int | float) else wanted)
 
 
 def make_recommender(encoder: Encoder | None = None) -> Recommender:

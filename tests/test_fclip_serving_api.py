@@ -56,6 +56,9 @@ def expected(recommender, **question) -> list[str]:
         {"texts": ["dress"], "liked": ["it's"], "disliked": ["plain"], "k": 4},
         {"texts": ["dress"], "where": {"colour": ["red", "blue"], "price": {"min": 5, "max": 60}}, "k": 9},
         {"texts": ["dress"], "where": {"colour": {"not": ["red"]}}, "k": 9},
+        {"texts": ["dress"], "where": {"price": 20}, "k": 9},
+        {"texts": ["dress"], "where": {"price": [20, 30.0]}, "k": 9},
+        {"texts": ["dress"], "where": {"price": {"not": [20]}}, "k": 9},
     ],
 )
 def test_a_question_is_answered_as_the_recommender_does(client, recommender, question) -> None:
@@ -150,7 +153,20 @@ MISTAKES = {
         {"texts": ["x"], "where": {"price": {}}},
         "where.price: expected min, max or both, got neither",
     ),
-    "a filter of another kind": ({"texts": ["x"], "where": {"price": 5}}, "where.price: expected a value, a list"),
+    "a filter of another kind": (
+        {"texts": ["x"], "where": {"price": True}},
+        "where.price: expected words, a number, a list of them, ",
+    ),
+    "no filter": ({"texts": ["x"], "where": {"price": None}}, '{"min": …, "max": …} or {"not": […]}, got null'),
+    "a value of another kind": ({"where": {"price": [5, True]}}, "where.price.1: expected words or a number, got true"),
+    "no value": ({"where": {"price": {"not": [None]}}}, "where.price.not.0: expected words or a number, got null"),
+    "an end of another kind": ({"where": {"price": {"min": True}}}, "where.price.min: expected a number, got true"),
+    "a number for words": ({"texts": ["x"], "where": {"colour": 3}}, "expected words to filter colour by, got 3"),
+    "numbers for words": ({"texts": ["x"], "where": {"colour": {"not": [2.5]}}}, "to filter colour by, got 2.5"),
+    "words for a number": ({"texts": ["x"], "where": {"price": "low"}}, "expected a number to filter price by, got"),
+    "a huge number": ({"where": {"price": 10**400}}, "where.price: expected a number, got 1000"),
+    "a long value": ({"where": {"colour": ["x" * 201]}}, "where.colour.0: expected at most 200 characters, got 201"),
+    "many values": ({"where": {"price": [1] * 101}}, "where.price: expected at most 100 values, got 101"),
     "no values": ({"texts": ["x"], "where": {"colour": []}}, "where.colour: expected at least 1 value, got 0"),
     "weights of 0": ({"texts": ["x"], "weights": {"text": 0}}, "has weight 0"),
 }
@@ -274,6 +290,10 @@ def test_facets_count_what_fits(client) -> None:
     assert everything["groups"]["price"]["number"] is True
     some = client.get("/facets", params={"where": json.dumps({"price": {"max": 20}})}).json()
     assert some["groups"]["colour"]["values"] == dict.fromkeys(COLOURS, 1)
+    one = client.get("/facets", params={"where": json.dumps({"price": 20})}).json()
+    assert one["pictures"] == 1
+    said = problem(client.get("/facets", params={"where": '{"colour": 3}'}), 422)
+    assert said == "expected words to filter colour by, got 3"
     assert "color" in problem(client.get("/facets", params={"where": '{"color": "red"}'}), 422)
     assert "expected JSON" in problem(client.get("/facets", params={"where": "{"}), 422)
 
@@ -331,6 +351,12 @@ def test_openapi_describes_every_route_with_limits_and_examples(client) -> None:
     question = described["components"]["schemas"]["Question"]
     assert question["properties"]["k"]["maximum"] == MAX_K
     assert question["properties"]["texts"]["items"]["maxLength"] == 1000
+    filters = question["properties"]["where"]["anyOf"][0]["additionalProperties"]["oneOf"]
+    word_or_number = [{"type": "string", "minLength": 1, "maxLength": 200}, {"type": "number"}]
+    assert filters[:2] == [
+        {"oneOf": word_or_number},
+        {"type": "array", "items": {"oneOf": word_or_number}, "minItems": 1, "maxItems": 100},
+    ]
     text = json.dumps(described)
     for reference in {part.split('"')[0] for part in text.split('"$ref": "#/components/schemas/')[1:]}:
         assert reference in described["components"]["schemas"]

@@ -7,7 +7,6 @@ curl localhost:8000/search -F question='{"texts": ["in blue"]}' -F images=@photo
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -196,5 +195,5 @@ def _found(answer: Answer) -> Found:
 
 
 def _filters(text: str) -> Mapping[str, Any]:
-    parsed = TypeAdapter(Filters).validate_json(text)
-    return json.loads(TypeAdapter(Filters).dump_json(parsed, by_alias=True, exclude_none=True))
+    known = TypeAdapter(Filters)
+    return known.dump_python(known.validate_json(text), by_alias=True, exclude_none=True)

@@ -22,7 +22,7 @@ EXPECTED: tuple[type[Exception], ...] = (
     *(UserError, ValidationError, RequestValidationError),
     *(HTTPException, BusyError, StoreUnavailableError),
 )
-NO_PLACES = ("query", "path", "body", "value", "values", "range", "[key]")
+NO_PLACES = ("query", "path", "body", "value", "values", "range", "[key]", "[words]", "[number]")
 """What pydantic puts into an error's place that its reader did not write."""
 FORMS: dict[str, type[BaseModel]] = {"Question": Question, "Feedback": Feedback, "range": Range, "not": Not}
 """Title of a question, or name of a form of filter → its keys."""

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 
 MAX_TEXT = 1000  # characters; a model reads some 300 of them
 MAX_K = 100
+WHOLE = 2**53  # whole numbers below it are told apart as floats
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TEXT)]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
-Value = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 
 
@@ -20,6 +29,31 @@ class _Strict(BaseModel):
     """An unknown key is a mistake, not a wish that is silently not granted."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+def _no_bool(number: Any) -> Any:
+    if isinstance(number, bool):
+        raise ValueError("expected a number")
+    return number
+
+
+def _as_written(number: float) -> float:
+    """A whole number without its point, so that an error repeats what came."""
+    return int(number) if number.is_integer() and abs(number) < WHOLE else number
+
+
+def _type(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "[words]"
+    return "[number]" if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_no_bool), AfterValidator(_as_written)]
+Words = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Value = Annotated[
+    Annotated[Words, Tag("[words]")] | Annotated[Number, Tag("[number]")],
+    Discriminator(_type, custom_error_type="value", custom_error_message="expected words or a number"),
+]
 
 
 class Range(_Strict):
@@ -43,7 +77,7 @@ class Not(_Strict):
 
 def _kind(wanted: Any) -> str | None:
     """Which of the forms is meant, so that an error speaks of that one alone."""
-    if isinstance(wanted, str):
+    if _type(wanted) is not None:
         return "value"
     if isinstance(wanted, (list, tuple)):
         return "values"
@@ -60,17 +94,25 @@ Filter = Annotated[
     Discriminator(
         _kind,
         custom_error_type="filter",
-        custom_error_message='expected a value, a list of values, {"min": …, "max": …} or {"not": […]}',
+        custom_error_message='expected words, a number, a list of them, {"min": …, "max": …} or {"not": […]}',
     ),
 ]
 Filters = Annotated[dict[Annotated[str, StringConstraints(max_length=200)], Filter], Field(max_length=50)]
-FILTERS_EXAMPLE = {"gender": "Women", "colour": ["red", "pink"], "price": {"max": 50}, "usage": {"not": ["Sports"]}}
+FILTERS_EXAMPLE = {
+    "gender": "Women",
+    "colour": ["red", "pink"],
+    "year": 2011,
+    "price": {"max": 50},
+    "usage": {"not": ["Sports"]},
+}
 
 
 class Options(_Strict):
     """How products are chosen and answered."""
 
-    where: Filters | None = Field(None, description="Hard filters; see /facets.", examples=[FILTERS_EXAMPLE])
+    where: Filters | None = Field(
+        None, description="Hard filters; numbers are for groups of numbers. See /facets.", examples=[FILTERS_EXAMPLE]
+    )
     k: int = Field(12, ge=1, le=MAX_K, description="Number of products.")
     diversity: float = Field(0.0, ge=0, le=1, allow_inf_nan=False, description="0: the best; 1: as unlike as possible.")
     explain: bool = Field(False, description="Say which part of the question and which attributes made the match.")
