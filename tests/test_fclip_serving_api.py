@@ -298,6 +298,16 @@ def test_facets_count_what_fits(client) -> None:
     assert "expected JSON" in problem(client.get("/facets", params={"where": "{"}), 422)
 
 
+def test_facets_say_which_value_no_product_has(client) -> None:
+    assert client.get("/facets").json()["notes"] == []
+    for where, notes in (
+        ({"colour": "red", "price": 20}, []),
+        ({"colour": ["red", "rde"]}, ["no product has colour=rde; did you mean 'red'? known: blue, green, red"]),
+    ):
+        for _ in range(2):  # counts are kept
+            assert client.get("/facets", params={"where": json.dumps(where)}).json()["notes"] == notes
+
+
 # --- what machines ask ---
 
 

@@ -123,7 +123,7 @@ async def facets(
 ) -> Any:
     """The groups that can be filtered on, their values, and how many pictures have each."""
     answering: Answering = request.app.state.answering
-    return await while_connected(request, answering.facets(None if where is None else _filters(where)))
+    return await while_connected(request, _counted(answering, {} if where is None else _filters(where)))
 
 
 @router.get("/healthz", response_model=Health)
@@ -163,6 +163,10 @@ async def _ask(answering: Answering, question: Question, uploads: list[bytes]) -
         "notes": [*answering.notes([*question.texts, *question.avoid]), *unknown],
         "relax": [Relaxation(group=group, pictures=pictures) for group, pictures in relax.items()],
     }
+
+
+async def _counted(answering: Answering, where: Mapping[str, Any]) -> dict[str, Any]:
+    return {**await answering.facets(where), "notes": await answering.unknown_values(where)}
 
 
 async def _item(answering: Answering, identity: str) -> Answer:

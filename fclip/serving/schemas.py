@@ -187,8 +187,11 @@ class Facet(BaseModel):
 
 
 class Facets(BaseModel):
-    pictures: int
+    """The groups that can be filtered on, counted."""
+
+    pictures: int = Field(description="So many fit.")
     groups: dict[str, Facet]
+    notes: list[str] = Field(description="What the asker should know: values of filters that no product has.")
 
 
 class Problem(BaseModel):
