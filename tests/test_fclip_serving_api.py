@@ -308,6 +308,35 @@ def test_facets_say_which_value_no_product_has(client) -> None:
             assert client.get("/facets", params={"where": json.dumps(where)}).json()["notes"] == notes
 
 
+# --- parameters of an address ---
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("/similar/plain?k=2&diversty=1", "unknown key 'diversty'; did you mean 'diversity'? known: diversity, k"),
+        ("/similar/plain?where={}", "unknown key 'where'; known: diversity, k"),
+        ("/similar/plain?k=two", "k: expected a whole number, got 'two'"),
+        ("/similar/plain?k=", "k: expected a whole number, got ''"),
+        ("/similar/plain?k=0", "k: expected at least 1, got 0"),
+        ("/similar/plain?diversity=nan", "diversity: expected a finite number, got 'nan'"),
+        ("/similar/plain?diversity=2", "diversity: expected at most 1, got 2"),
+        ("/similar/plain?kk=1&dd=2", "unknown key 'kk'; did you mean 'k'? known: diversity, k; and 1 more"),
+        ("/facets?filter=x", "unknown key 'filter'; known: where"),
+        ("/facets?were={}", "unknown key 'were'; did you mean 'where'? known: where"),
+        (f"/facets?where={'x' * 10_001}", "where: expected at most 10000 characters, got 10001"),
+        (f"/facets?{'x' * 9000}=1", f"unknown key '{'x' * 60}'; known: where"),
+    ],
+)
+def test_an_unknown_or_wrong_parameter_is_refused_in_one_line(client, address, message) -> None:
+    assert problem(client.get(address), 422) == message
+
+
+@pytest.mark.parametrize("address", ["/", "/items/plain", "/items/plain/thumbnail", "/healthz", "/readyz", "/metrics"])
+def test_where_links_are_shared_and_kept_unknown_parameters_are_passed_over(client, address) -> None:
+    assert client.get(f"{address}?utm_source=mail&v=7").status_code == 200
+
+
 # --- what machines ask ---
 
 
@@ -361,6 +390,10 @@ def test_openapi_describes_every_route_with_limits_and_examples(client) -> None:
     question = described["components"]["schemas"]["Question"]
     assert question["properties"]["k"]["maximum"] == MAX_K
     assert question["properties"]["texts"]["items"]["maxLength"] == 1000
+    parameters = described["paths"]["/similar/{id}"]["get"]["parameters"]
+    assert [f"{each['in']} {each['name']}" for each in parameters] == ["path id", "query k", "query diversity"]
+    assert parameters[1]["schema"]["maximum"] == MAX_K
+    assert [each["name"] for each in described["paths"]["/facets"]["get"]["parameters"]] == ["where"]
     filters = question["properties"]["where"]["anyOf"][0]["additionalProperties"]["oneOf"]
     word_or_number = [{"type": "string", "minLength": 1, "maxLength": 200}, {"type": "number"}]
     assert filters[:2] == [

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, HTTPException, Query, Request, Response
-from pydantic import TypeAdapter
+from fastapi import APIRouter, HTTPException, Request, Response
+from pydantic import BaseModel, TypeAdapter
 from starlette.responses import PlainTextResponse
 
 from fclip.serving.answering import Answering
 from fclip.serving.requests import read_question, while_connected
 from fclip.serving.schemas import (
     Answers,
+    Choice,
+    Counted,
     Facets,
     Feedback,
     Filters,
@@ -79,17 +81,19 @@ async def feedback(request: Request) -> Any:
     return await _answered(request, Feedback)
 
 
-@router.get("/similar/{id:path}", response_model=Answers, responses=ABSENT)
-async def similar(
-    request: Request,
-    id: str,  # noqa: A002
-    k: Annotated[int, Query(ge=1, le=100)] = 12,
-    diversity: Annotated[float, Query(ge=0, le=1, allow_inf_nan=False)] = 0.0,
-) -> Any:
+def query_of(model: type[BaseModel]) -> dict[str, Any]:
+    """What OpenAPI says of an address's parameters, which are read by hand: so an unknown one is refused by name."""
+    described = model.model_json_schema()["properties"]
+    return {"parameters": [{"name": name, "in": "query", "schema": about} for name, about in described.items()]}
+
+
+@router.get("/similar/{id:path}", response_model=Answers, responses=ABSENT, openapi_extra=query_of(Choice))
+async def similar(request: Request, id: str) -> Any:  # noqa: A002
     """Other products like a picture of the index."""
     answering: Answering = request.app.state.answering
+    choice = Choice.model_validate(dict(request.query_params))
     await _item(answering, id)
-    question = Question.model_validate({"items": [id], "k": k, "diversity": diversity})
+    question = Question.model_validate({"items": [id], **choice.model_dump()})
     return await while_connected(request, _ask(answering, question, []))
 
 
@@ -116,13 +120,11 @@ async def item(request: Request, id: str) -> Any:  # noqa: A002
     return _about(await _item(request.app.state.answering, id))
 
 
-@router.get("/facets", response_model=Facets)
-async def facets(
-    request: Request,
-    where: Annotated[str | None, Query(max_length=10_000, description="Filters as JSON: count what fits them.")] = None,
-) -> Any:
+@router.get("/facets", response_model=Facets, openapi_extra=query_of(Counted))
+async def facets(request: Request) -> Any:
     """The groups that can be filtered on, their values, and how many pictures have each."""
     answering: Answering = request.app.state.answering
+    where = Counted.model_validate(dict(request.query_params)).where
     return await while_connected(request, _counted(answering, {} if where is None else _filters(where)))
 
 

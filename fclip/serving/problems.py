@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from fclip.errors import StoreUnavailableError, UserError, nearest
 from fclip.serving.batching import BusyError
-from fclip.serving.schemas import Feedback, Not, Question, Range
+from fclip.serving.schemas import Choice, Counted, Feedback, Not, Question, Range
 from fclip.validation import in_words
 
 logger = logging.getLogger("fclip.serving")
@@ -24,10 +24,13 @@ EXPECTED: tuple[type[Exception], ...] = (
 )
 NO_PLACES = ("query", "path", "body", "value", "values", "range", "[key]", "[words]", "[number]")
 """What pydantic puts into an error's place that its reader did not write."""
-FORMS: dict[str, type[BaseModel]] = {"Question": Question, "Feedback": Feedback, "range": Range, "not": Not}
+FORMS: dict[str, type[BaseModel]] = {
+    **{form.__name__: form for form in (Question, Feedback, Choice, Counted)},
+    **{"range": Range, "not": Not},
+}
 """Title of a question, or name of a form of filter → its keys."""
 KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "keys and values"}
-SHOWN = ("_parsing", "_equal", "literal_error")
+SHOWN = ("_parsing", "_equal", "literal_error", "finite_number")
 """How problems end whose text may be shown: it should have been a number or one of a few words."""
 MAX_SHOWN = 60  # characters
 

@@ -107,14 +107,25 @@ FILTERS_EXAMPLE = {
 }
 
 
-class Options(_Strict):
+class Choice(_Strict):
+    """How many products, and how unlike each other."""
+
+    k: int = Field(12, ge=1, le=MAX_K, description="Number of products.")
+    diversity: float = Field(0.0, ge=0, le=1, allow_inf_nan=False, description="0: the best; 1: as unlike as possible.")
+
+
+class Counted(_Strict):
+    """What is counted."""
+
+    where: str | None = Field(None, max_length=10_000, description="Filters as JSON: count what fits them.")
+
+
+class Options(Choice):
     """How products are chosen and answered."""
 
     where: Filters | None = Field(
         None, description="Hard filters; numbers are for groups of numbers. See /facets.", examples=[FILTERS_EXAMPLE]
     )
-    k: int = Field(12, ge=1, le=MAX_K, description="Number of products.")
-    diversity: float = Field(0.0, ge=0, le=1, allow_inf_nan=False, description="0: the best; 1: as unlike as possible.")
     explain: bool = Field(False, description="Say which part of the question and which attributes made the match.")
 
 
