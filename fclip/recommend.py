@@ -27,7 +27,8 @@ from fclip.queries.diversity import diversify
 from fclip.queries.explanation import NEIGHBOURS, Wish, explain
 from fclip.queries.feedback import moved
 from fclip.queries.fusion import KINDS, Background, Floats, Parts, directions, fuse, units
-from fclip.queries.question import EncodedQuery, Query
+from fclip.queries.question import EncodedQuery, Query, text_notes
+from fclip.queries.relaxing import advice, unknown_values
 
 if TYPE_CHECKING:
     from fclip.index import Candidates
@@ -61,7 +62,7 @@ class ModelEncoder:
     """A `Model` as an encoder."""
 
     def __init__(self, model: Model) -> None:
-        self.model, self.fingerprint = model, model.fingerprint
+        self.model, self.fingerprint, self.tokenizer = model, model.fingerprint, model.tokenizer
 
     def embed_texts(self, texts: list[str]) -> Floats:
         from fclip.embedding import embed_texts
@@ -143,6 +144,22 @@ class Recommender:
         rows = [place[answer.id] for answer in answers]
         reasons = [explain(a.attributes, wishes, told[r], float(paid[r])) for a, r in zip(answers, rows, strict=True)]
         return [replace(answer, why=why) for answer, why in zip(answers, reasons, strict=True)]
+
+    def notes(self, texts: Query | Sequence[str] = (), images: Sequence[Source] = (), **further: Any) -> list[str]:
+        """What the asker should know: words the model never saw or does not read, filters that no product fits.
+
+        Args:
+            texts, images, further: as of `ask`, or a `Query` alone.
+
+        Raises:
+            UserError: a question that makes no sense, or a filter's group that is not in the index.
+        """
+        query = texts if isinstance(texts, Query) else Query(texts, images, **further)
+        tokenizer, where = getattr(self.encoder, "tokenizer", None), query.where or {}
+        notes = [] if tokenizer is None else text_notes(tokenizer, [*query.texts, *query.avoid])
+        relaxed = [advice(self.index, where)] if where and not self.index.count(where) else []
+        known = {group: self.index.values(group) for group in where if group not in self.index.numbers}
+        return [*notes, *unknown_values(where, known), *relaxed]
 
     @cached_property
     def _background(self) -> Background:

@@ -30,7 +30,7 @@ class ExactIndex:
         self.mean, self.sample = self.all.mean(0), self.all
         self.about = {"dimension": self.all.shape[1], "fingerprint": fingerprint, "checkpoint": ""}
         self.groups = list(dict.fromkeys(group for known in self.attributes for group in known))
-        self.searches = []
+        self.numbers, self.searches = [], []
 
     def __len__(self):
         return len(self.ids)

@@ -332,6 +332,41 @@ def test_a_simple_question_searches_once_and_reads_no_sample(shop, monkeypatch) 
     assert len(index.searches) == 1
 
 
+@pytest.mark.parametrize(
+    ("question", "notes"),
+    [
+        ({"texts": ["red"]}, []),
+        ({"texts": ["red"], "where": {"colour": "red", "kind": ["dress", "shoes"]}}, []),
+        (
+            {"items": ["0/0"], "where": {"colour": ["red", "rde"]}},
+            ["no product has colour=rde; did you mean 'red'? known: blue, green, red"],
+        ),
+        (
+            {"images": ["red.jpg"], "where": {"colour": "mauve", "kind": "dress"}},
+            [
+                "no product has colour=mauve; known: blue, green, red",
+                "without the filter on colour 30 pictures fit",
+            ],
+        ),
+    ],
+)
+def test_notes_tell_what_the_asker_should_know(shop, question, notes) -> None:
+    assert shop.notes(**question) == notes
+    assert shop.notes(Query(**question)) == notes
+
+
+def test_notes_tell_which_words_are_not_read(folders) -> None:
+    recommender = Recommender.open(folders[0])
+    unseen, cut = recommender.notes(["zorp zorp", "red dress " * 1000], avoid=["a zarp"])
+    assert unseen.startswith("the model never saw zorp, ")
+    assert unseen.count("zorp") == unseen.count("zarp") == 1
+    assert cut.startswith("only the first ")
+    with pytest.raises(UserError, match="did you mean 'category'"):
+        recommender.notes(["dress"], where={"categoyr": "dress"})
+    with pytest.raises(UserError, match="expected words to filter category by, got 3"):
+        recommender.notes(["dress"], where={"category": 3})
+
+
 def test_one_word_or_picture_need_not_be_a_list() -> None:
     assert Query("red dress", {"path": "a.jpg", "bytes": None}).texts == ("red dress",)
     assert Query(texts=["a"], items="7").items == ("7",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +18,6 @@ from fclip.queries.defaults import DEFAULT_FUSION, TEXT_SHARE
 if TYPE_CHECKING:
     from fclip.index import Answer, Index
     from fclip.queries.question import Query
-    from fclip.tokenizer import Tokenizer
 
 MANY_IDS = 20_000  # ids among which the nearest to a mistyped one is looked for
 
@@ -79,7 +78,7 @@ def search(
     """
     from fclip.contact_sheet import contact_sheet, save_contact_sheet
     from fclip.machine import tune_cpu
-    from fclip.recommend import ModelEncoder, Query, Recommender
+    from fclip.recommend import Query, Recommender
     from fclip.store.filters import where_from_text, where_in_words
 
     filters = where_from_text(where or [])
@@ -103,8 +102,7 @@ def search(
     recommender = Recommender.open(index, checkpoint)
     _check_ids(recommender.index, [*query.items, *query.liked, *query.disliked])
     answers = recommender.answer(recommender.encode(query))
-    assert isinstance(recommender.encoder, ModelEncoder)  # `open` makes no other
-    for note in _notes(recommender.index, recommender.encoder.model.tokenizer, query, filters, bool(answers)):
+    for note in recommender.notes(query):
         print(f"note: {note}", file=sys.stderr)
     _print_answers(answers, where_in_words(filters))
     own = recommender.index.read(query.items) if query.items else []
@@ -130,16 +128,6 @@ def parse_weights(weights: Sequence[str]) -> dict[str, float]:
         except ValueError:
             raise UserError(f"expected --weight KIND=TIMES, e.g. text=2, got {given!r}") from None
     return found
-
-
-def _notes(index: Index, tokenizer: Tokenizer, query: Query, filters: Mapping[str, Any], found: bool) -> list[str]:
-    """What a person should know about this question."""
-    from fclip.queries.question import text_notes
-    from fclip.queries.relaxing import advice, unknown_values
-
-    relaxed = [advice(index, filters)] if filters and not found else []
-    known = {group: index.values(group) for group in filters if group not in index.numbers}
-    return [*text_notes(tokenizer, [*query.texts, *query.avoid]), *unknown_values(filters, known), *relaxed]
 
 
 def _check_ids(index: Index, ids: Sequence[str]) -> None:
