@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from fclip.index import Where
     from fclip.tokenizer import Tokenizer
 
+WORDS = 10  # that a note names
+
 
 @dataclass(frozen=True)
 class Query:
@@ -96,8 +98,10 @@ class EncodedQuery:
 
 def text_notes(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
     """What a person should know about these texts: words that the model never saw, words beyond what it reads."""
-    unknown = [word for words in texts for word in tokenizer.unknown_words(words)]
-    notes = [f"the model never saw {', '.join(unknown)} in training"] if unknown else []
+    unknown = list(dict.fromkeys(word for words in texts for word in tokenizer.unknown_words(words)))
+    more = f" and {len(unknown) - WORDS:,} more words" if len(unknown) > WORDS else ""
+    named = ", ".join(map(_shortened, unknown[:WORDS]))
+    notes = [f"the model never saw {named}{more} in training"] if unknown else []
     for text in texts:
         if tokenizer.is_truncated(text):
             notes.append(f"only the first {tokenizer.context_length - 2} tokens of “{_shortened(text)}” are read")
