@@ -7,12 +7,13 @@ anything else that is raised is a fault of ours and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import reprlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 NAMED = 20  # known names that a message lists
-LONG = 60  # characters; of longer ones among many the beginning
+LONG = 60  # characters of a name among many, or of a value that came; of longer ones the beginning
 
 
 class UserError(ValueError):
@@ -36,6 +37,14 @@ def nearest(name: str, known: Iterable[object]) -> str:
     first = list(dict.fromkeys([*close, *names[:NAMED]]))[:NAMED]
     shown = ", ".join(name if len(name) <= LONG else f"{name[:LONG]}…" for name in first)
     return f"{hint}known: {shown}, … and {len(names) - NAMED:,} more"
+
+
+def shown(value: object) -> str:
+    """Of a value that came the first LONG characters, in one line; the whole may be an array of megabytes."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = LONG
+    text = " ".join(short.repr(value).split())
+    return text if len(text) <= LONG else f"{text[:LONG]}…"
 
 
 def run_program(app: Callable[..., Any], argv: Sequence[str] | None, name: str) -> None:

@@ -25,6 +25,17 @@ class UnreadableImageError(UserError):
     """A picture that is missing, truncated or of no known format."""
 
 
+def is_source(value: object) -> bool:
+    """Whether a value is a `Source` by its type; whether a picture is there is told when it is decoded."""
+    if isinstance(value, Mapping):
+        return bool(value.keys() & {"bytes", "path"})
+    if isinstance(value, str | Path):
+        return True
+    from PIL.Image import Image
+
+    return isinstance(value, Image)
+
+
 def encoded(cell: Mapping[str, Any]) -> bytes:
     """The bytes of a catalogue's cell, wherever they are.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch.distributed as dist
 
-from fclip.errors import StoreUnavailableError, UserError, nearest, run_program
+from fclip.errors import StoreUnavailableError, UserError, nearest, run_program, shown
 
 
 def program(error: Exception | None):
@@ -53,3 +54,23 @@ def test_of_many_names_the_closest_are_told_and_how_many_more_there_are():
     assert nearest("?", names).startswith("known: value 0, value 1, value 10, value 100, ")
     assert "more" not in nearest("?", names[:20])
     assert len(nearest("?", [f"{number} {'x' * 1000}" for number in range(5000)])) < 1400
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "None"),
+        ("x" * 58, f"'{'x' * 58}'"),
+        (["a", {"b": 2.5}], "['a', {'b': 2.5}]"),
+        ("a\nb", r"'a\nb'"),
+        (np.zeros((2, 2)), "array([[0., 0.], [0., 0.]])"),
+    ],
+)
+def test_a_value_is_shown_as_it_is_written(value, said):
+    assert shown(value) == said
+
+
+@pytest.mark.parametrize("value", ["x" * 10**6, b"x" * 10**6, np.zeros((640, 480)), [["x" * 99] * 99], range(10**80)])
+def test_of_a_long_value_the_beginning_is_shown(value):
+    assert len(shown(value)) <= 61
+    assert "\n" not in shown(value)

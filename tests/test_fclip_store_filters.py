@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +51,7 @@ def test_a_filter_becomes_conditions_on_columns(where, conditions) -> None:
         ({"colour": 3}, "expected words to filter colour by, got 3"),
         ({"colour": None}, "expected words to filter colour by, got None"),
         ({"colour": ["red", ["pink"]]}, r"expected words to filter colour by, got \['pink'\]"),
+        ({"colour": np.arange(9999)}, "expected words to filter colour by, got array"),
         ({"price": "cheap"}, "expected a number to filter price by, got 'cheap'"),
         ({"price": True}, "expected a number to filter price by, got True"),
         ({"price": {"min": float("nan")}}, "expected a number to filter price by, got nan"),

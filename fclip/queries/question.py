@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fclip.errors import UserError, nearest
-from fclip.images import Source
+from fclip.errors import UserError, nearest, shown
+from fclip.images import Source, is_source
 from fclip.queries.defaults import DEFAULT_FUSION, TEXT_SHARE
 from fclip.queries.fusion import KINDS, Floats, check_fusion
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from fclip.tokenizer import Tokenizer
 
 WORDS = 10  # that a note names
+WORDY = ("texts", "items", "avoid", "liked", "disliked")  # what a question has in strings
+CELL = 'name a file, or give {"bytes": …, "path": None} or a picture of Pillow'
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Query:
     """A question; everything that it depends on but the catalogue.
 
     Raises:
-        UserError: nothing to look for, an empty text, or a number, fusion or kind of weight that does not exist.
+        UserError: nothing to look for, an empty text, a value of another type, or a number, fusion or kind of weight
+            that does not exist.
     """
 
     texts: Sequence[str] = ()  # what is looked for, in words
@@ -41,14 +45,11 @@ class Query:
     explain: bool = False  # answers tell why
 
     def __post_init__(self) -> None:
-        for name in ("texts", "images", "items", "avoid", "liked", "disliked"):
+        for name in (*WORDY, "images"):
             given = getattr(self, name)
-            several = isinstance(given, Iterable) and not isinstance(given, (str, Path, Mapping))
+            several = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Path, Mapping))
             object.__setattr__(self, name, tuple(given) if several else (given,))
-        for name in ("texts", "items", "avoid", "liked", "disliked"):
-            for value in getattr(self, name):
-                if not isinstance(value, str):
-                    raise UserError(f"expected strings for {name}, got {value!r}")
+        self._check_types()
         if not (self.texts or self.images or self.items or self.liked):
             instead = "only what to avoid" if self.avoid or self.disliked else "nothing"
             raise UserError(f"expected a text, a picture, an item or a like to search with, got {instead}")
@@ -61,10 +62,26 @@ class Query:
         check_fusion(self.fusion)
         self._check_weights()
 
+    def _check_types(self) -> None:
+        for name in WORDY:
+            for value in getattr(self, name):
+                _check(isinstance(value, str), f"strings for {name}", value)
+        for value in self.images:
+            _check(is_source(value), "paths or catalogue cells for images", value, CELL)
+        _check(_is_number(self.k, Integral), "a whole number for k", self.k, "e.g. k=4")
+        _check(_is_number(self.diversity), "a number for diversity", self.diversity, "from 0 to 1")
+        _check(isinstance(self.fusion, str), "a name for fusion", self.fusion, nearest("", TEXT_SHARE))
+        for name, example in (("where", '{"colour": "red"}'), ("weights", '{"text": 2}')):
+            given = getattr(self, name)
+            _check(given is None or isinstance(given, Mapping), f"a mapping for {name}", given, f"e.g. {example}")
+        for group in self.where or {}:
+            _check(isinstance(group, str), "strings as groups of where", group)
+
     def _check_weights(self) -> None:
         for kind, weight in (self.weights or {}).items():
             if kind not in KINDS:
-                raise UserError(f"no weight of {kind!r}; {nearest(kind, KINDS)}")
+                raise UserError(f"no weight of {shown(kind)}; {nearest(str(kind), KINDS)}")
+            _check(_is_number(weight), f"a number as weight of {kind}", weight, "e.g. 2 to count twice as much")
             if not 0 <= weight < float("inf"):
                 raise UserError(f"expected a weight of 0 or more for {kind}, got {weight:g}")
         if not any(self.weight(kind) for kind in self.kinds()):
@@ -94,6 +111,16 @@ class EncodedQuery:
     texts: Floats
     images: Floats
     avoid: Floats
+
+
+def _check(fits: bool, expected: str, got: object, instead: str = "") -> None:
+    """Raises UserError where a value is of another type."""
+    if not fits:
+        raise UserError(f"expected {expected}, got {shown(got)}{f'; {instead}' if instead else ''}")
+
+
+def _is_number(value: object, kind: type = Real) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def text_notes(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:

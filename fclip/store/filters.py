@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fclip.errors import UserError, nearest
+from fclip.errors import UserError, nearest, shown
 
 Value = str | float
 Where = Mapping[str, Any]
@@ -131,7 +131,7 @@ def _values(name: str, group: Group, wanted: Any) -> tuple[Value, ...]:
         return tuple(_number(name, value) for value in several)
     for value in several:
         if not isinstance(value, str):
-            raise UserError(f"expected words to filter {name} by, got {value!r}")
+            raise UserError(f"expected words to filter {name} by, got {shown(value)}")
     return tuple(several)
 
 
@@ -141,7 +141,7 @@ def _number(name: str, value: Any) -> float:
         return float(value)
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    raise UserError(f"expected a number to filter {name} by, got {value!r}")
+    raise UserError(f"expected a number to filter {name} by, got {shown(value)}")
 
 
 def where_from_text(conditions: Sequence[str]) -> dict[str, Any]:
