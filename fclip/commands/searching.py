@@ -41,7 +41,10 @@ def search(
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(metavar="GROUP=VALUE", help="Only such products; or GROUP=ONE|OTHER, GROUP!=VALUE, GROUP=10..50."),
+        typer.Option(
+            metavar="GROUP=VALUE",
+            help="Only such products; or GROUP=ONE|OTHER, GROUP!=VALUE, GROUP=10..50, GROUP=10.., GROUP=..50.",
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of products.")] = 4,
     weight: Annotated[

@@ -30,6 +30,9 @@ Kind = Literal["text", "texts", "number"]
 NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,14})?")
 """What reads as a number. A leading zero (0108775015) says that it is a code; more digits would not survive."""
 
+COMPARISON = re.compile(r"\s*([^<>=!]+?)\s*([<>])(?:=\s*|\s*(?!.*=))(.*?)\s*")
+"""Group, sign and end of what a filter does not know. In GROUP=<3 and GROUP<3=VALUE the sign is part of a name."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -150,21 +153,35 @@ def where_from_text(conditions: Sequence[str]) -> dict[str, Any]:
     GROUP=VALUE, GROUP=ONE|OTHER, GROUP!=VALUE, GROUP=10..50, GROUP=10.. and GROUP=..50.
 
     Raises:
-        UserError: no such form, or a group twice.
+        UserError: no such form, one with < or >, or a group twice.
     """
     where: dict[str, Any] = {}
     for condition in conditions:
+        _check_comparison(condition)
         group, _, rest = condition.partition("=")
         unwanted, group = group.endswith("!"), group.removesuffix("!").strip()
         values = [value.strip() for value in rest.split("|")]
         if not group or not all(values):
-            forms = "GROUP=VALUE, GROUP=ONE|OTHER, GROUP!=VALUE or GROUP=10..50"
+            forms = "GROUP=VALUE, GROUP=ONE|OTHER, GROUP!=VALUE, GROUP=10..50, GROUP=10.. or GROUP=..50"
             raise UserError(f"expected --where {forms}, got {condition!r}")
         if group in where:
             raise UserError(f"--where names {group} twice; write --where '{group}=ONE|OTHER'")
         ends = _range(rest)
         where[group] = {"not": values} if unwanted else values if ends is None else ends
     return where
+
+
+def _check_comparison(condition: str) -> None:
+    """Raises UserError for "price<=50", saying how a range is written."""
+    found = COMPARISON.fullmatch(condition)
+    if found is None:
+        return
+    group, sign, end = found.groups()
+    group = "GROUP" if NUMBER.fullmatch(group) else group
+    low, high = (end if NUMBER.fullmatch(end) else example for example in ("10", "50"))
+    meant = f"{group}=..{high}" if sign == "<" else f"{group}={low}.."
+    ranges = f"{group}=10.., {group}=..50 and {group}=10..50, ends included"
+    raise UserError(f"expected --where {meant}, got {condition!r}; ranges are {ranges}")
 
 
 def _range(text: str) -> dict[str, float] | None:
