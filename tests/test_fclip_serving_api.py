@@ -215,10 +215,54 @@ def test_a_body_that_is_none_is_refused(client, name) -> None:
 def test_too_many_or_other_files_are_refused(client) -> None:
     assert "at most 8 pictures" in problem(client.post("/search", **form({}, [jpeg()] * 9)), 422)
     problem(client.post("/search", **form({}, [jpeg()] * 20)), 400)
-    other = client.post("/search", files={"photo": ("x.jpg", jpeg())})
-    assert "expected the field question (JSON) and files images, got 'photo'" in problem(other, 422)
     assert "got an empty file" in problem(client.post("/search", **form({}, [b""])), 422)
     assert "damaged or cut off" in problem(client.post("/search", **form({}, [jpeg(size=(90, 90))[:500]])), 422)
+
+
+AS_A_FORM = "photographs come as a form: files in the field images, the rest as JSON in the field question"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "message"),
+    [
+        (
+            {"files": {"image": ("x.jpg", jpeg())}},
+            422,
+            f"unknown field 'image'; did you mean 'images'? known: images, question; {AS_A_FORM}",
+        ),
+        (
+            {"files": {"photo": ("x.jpg", jpeg())}},
+            422,
+            f"unknown field 'photo'; known: images, question; {AS_A_FORM}",
+        ),
+        (
+            {"files": {"images": (None, "photo.jpg")}},
+            422,
+            "expected files in the field images, got text; with curl: -F images=@photo.jpg",
+        ),
+        (
+            {"files": {"question": ("q.json", b"{}")}},
+            422,
+            "expected text in the field question, got a file; with curl: -F 'question=<question.json'",
+        ),
+        ({"json": {"images": ["photo.jpg"]}}, 422, f"unknown key 'images'; {AS_A_FORM}"),
+        ({"json": {"texts": ["dress"], "image": "x" * 9999}}, 422, f"unknown key 'image'; {AS_A_FORM}"),
+        ({"json": {"photo": "x", "y": 1}}, 422, f"unknown key 'photo'; {AS_A_FORM}; and 1 more"),
+        (
+            {"json": {"images": ["x" * 300_000]}},
+            422,
+            f"a question may have 256 kilobytes, got 292; {AS_A_FORM}",
+        ),
+        (
+            {"content": jpeg(), "headers": {"Content-Type": "image/jpeg"}},
+            415,
+            f"expected application/json or multipart/form-data, got image/jpeg; {AS_A_FORM}",
+        ),
+    ],
+)
+@pytest.mark.parametrize("route", ["/search", "/feedback"])
+def test_photographs_sent_in_another_way_are_told_the_right_one(client, route, sent, status, message) -> None:
+    assert problem(client.post(route, **sent), status) == message
 
 
 # --- feedback and similar ---

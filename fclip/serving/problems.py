@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 
 from fclip.errors import StoreUnavailableError, UserError, nearest
 from fclip.serving.batching import BusyError
+from fclip.serving.requests import AS_A_FORM
 from fclip.serving.schemas import Choice, Counted, Feedback, Not, Question, Range
-from fclip.validation import in_words
+from fclip.validation import UNKNOWN_KEY, in_words
 
 logger = logging.getLogger("fclip.serving")
 EXPECTED: tuple[type[Exception], ...] = (
@@ -29,6 +30,8 @@ FORMS: dict[str, type[BaseModel]] = {
     **{"range": Range, "not": Not},
 }
 """Title of a question, or name of a form of filter → its keys."""
+PHOTOGRAPHS = ("image", "images", "photo", "photos", "photograph", "photographs", "picture", "pictures")
+"""Keys by which photographs are looked for in JSON."""
 KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "keys and values"}
 SHOWN = ("_parsing", "_equal", "literal_error", "finite_number")
 """How problems end whose text may be shown: it should have been a number or one of a few words."""
@@ -63,6 +66,8 @@ def _first_problem(error: Any) -> str:
     parts = [str(part)[:MAX_SHOWN] for part, _ in groupby(first["loc"]) if part not in NO_PLACES]  # not.not: once
     known = _keys(getattr(error, "title", ""), first["loc"])
     line = in_words(".".join(parts), first, known, _got(first))
+    if first["type"] in UNKNOWN_KEY and "texts" in known and first["loc"][-1] in PHOTOGRAPHS:
+        line = f"unknown key {first['loc'][-1]!r}; {AS_A_FORM}"
     return f"{line}{f'; and {more} more' if more else ''}".replace("\n", " ")
 
 

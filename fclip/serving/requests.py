@@ -11,13 +11,14 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from fclip.errors import UserError
+from fclip.errors import UserError, nearest
 from fclip.serving.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
 MAX_JSON = 256 * 1024  # bytes of a question without its photographs
 IMAGES, QUESTION = "images", "question"
+AS_A_FORM = f"photographs come as a form: files in the field {IMAGES}, the rest as JSON in the field {QUESTION}"
 
 
 async def read_question(request: Request, model: type[M], settings: Settings) -> tuple[M, list[bytes]]:
@@ -37,7 +38,9 @@ async def read_question(request: Request, model: type[M], settings: Settings) ->
                 return await _from_form(request, model, settings)
     except TimeoutError:
         raise HTTPException(408, f"the request did not arrive within {settings.upload_seconds:g} s") from None
-    raise HTTPException(415, f"expected application/json or multipart/form-data, got {kind[:50] or 'no content type'}")
+    instead = f"; {AS_A_FORM}" if kind.startswith("image/") else ""
+    got = kind[:50] or "no content type"
+    raise HTTPException(415, f"expected application/json or multipart/form-data, got {got}{instead}")
 
 
 async def _from_form(request: Request, model: type[M], settings: Settings) -> tuple[M, list[bytes]]:
@@ -50,15 +53,24 @@ async def _from_form(request: Request, model: type[M], settings: Settings) -> tu
             elif name == IMAGES and isinstance(value, UploadFile):
                 uploads.append(value)
             else:
-                raise UserError(f"expected the field {QUESTION} (JSON) and files {IMAGES}, got {name[:50]!r}")
+                raise UserError(_another_field(name))
         if len(uploads) > settings.max_images:
             raise UserError(f"expected at most {settings.max_images} pictures, got more; send the best ones")
         return model.model_validate_json(_short(question.encode())), [await upload.read() for upload in uploads]
 
 
+def _another_field(name: str) -> str:
+    """What to say of a field that there is not, or whose value is of the other kind."""
+    if name == IMAGES:
+        return f"expected files in the field {IMAGES}, got text; with curl: -F {IMAGES}=@photo.jpg"
+    if name == QUESTION:
+        return f"expected text in the field {QUESTION}, got a file; with curl: -F '{QUESTION}=<question.json'"
+    return f"unknown field {name[:50]!r}; {nearest(name[:50], (IMAGES, QUESTION))}; {AS_A_FORM}"
+
+
 def _short(body: bytes) -> bytes:
     if len(body) > MAX_JSON:
-        raise UserError(f"a question may have {MAX_JSON // 1024} kilobytes, got {len(body) // 1024}")
+        raise UserError(f"a question may have {MAX_JSON // 1024} kilobytes, got {len(body) // 1024}; {AS_A_FORM}")
     return body
 
 
