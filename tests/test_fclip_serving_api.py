@@ -133,6 +133,18 @@ MISTAKES = {
         {"where": {"price": {"mx": 3}}},
         "unknown key 'where.price.mx'; did you mean 'max'? known: max, min",
     ),
+    "an unknown key with a name of ours": ({"query": "xxxx"}, "unknown key 'query'; known: avoid, "),
+    "a group with a name of ours": ({"where": {"value": True}}, "where.value: expected words, a number, "),
+    "an end of a group with a name of ours": ({"where": {"range": {"min": "x"}}}, "where.range.min: expected a number"),
+    "an unknown end with a name of ours": (
+        {"where": {"price": {"value": 3}}},
+        "unknown key 'where.price.value'; known: max, min",
+    ),
+    "a group that is called not": ({"where": {"not": {"not": "x"}}}, "where.not.not: expected a list"),
+    "more than not": (
+        {"where": {"price": {"not": [3], "mim": 1}}},
+        "unknown key 'where.price.mim'; known: not",
+    ),
     "no list": ({"texts": "xxxx"}, 'texts: expected a list, e.g. ["a", "b"], got a string'),
     "no list of what is not": (
         {"where": {"colour": {"not": "x"}}},
@@ -366,6 +378,7 @@ def test_facets_say_which_value_no_product_has(client) -> None:
         ("/similar/plain?diversity=nan", "diversity: expected a finite number, got 'nan'"),
         ("/similar/plain?diversity=2", "diversity: expected at most 1, got 2"),
         ("/similar/plain?kk=1&dd=2", "unknown key 'kk'; did you mean 'k'? known: diversity, k; and 1 more"),
+        ("/facets?query=x", "unknown key 'query'; known: where"),
         ("/facets?filter=x", "unknown key 'filter'; known: where"),
         ("/facets?were={}", "unknown key 'were'; did you mean 'where'? known: where"),
         (f"/facets?where={'x' * 10_001}", "where: expected at most 10000 characters, got 10001"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -23,13 +22,13 @@ EXPECTED: tuple[type[Exception], ...] = (
     *(UserError, ValidationError, RequestValidationError),
     *(HTTPException, BusyError, StoreUnavailableError),
 )
-NO_PLACES = ("query", "path", "body", "value", "values", "range", "[key]", "[words]", "[number]")
-"""What pydantic puts into an error's place that its reader did not write."""
+NO_PLACES = ("[words]", "[number]", "[value]", "[values]", "[range]", "[not]", "[key]")
+"""What pydantic puts into an error's place that its reader did not write: tags of forms, and that a key is meant."""
 FORMS: dict[str, type[BaseModel]] = {
     **{form.__name__: form for form in (Question, Feedback, Choice, Counted)},
-    **{"range": Range, "not": Not},
+    **{"[range]": Range, "[not]": Not},
 }
-"""Title of a question, or name of a form of filter → its keys."""
+"""Title of a question, or tag of a form of filter → its keys."""
 PHOTOGRAPHS = ("image", "images", "photo", "photos", "photograph", "photographs", "picture", "pictures")
 """Keys by which photographs are looked for in JSON."""
 KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "keys and values"}
@@ -63,7 +62,8 @@ def _first_problem(error: Any) -> str:
     """One line; never a text that was asked, which is somebody's words."""
     problems = error.errors()
     first, more = problems[0], len(problems) - 1
-    parts = [str(part)[:MAX_SHOWN] for part, _ in groupby(first["loc"]) if part not in NO_PLACES]  # not.not: once
+    written = first["loc"][isinstance(error, RequestValidationError) :]  # theirs begins with "query" or "body"
+    parts = [str(part)[:MAX_SHOWN] for part in written if part not in NO_PLACES]
     known = _keys(getattr(error, "title", ""), first["loc"])
     line = in_words(".".join(parts), first, known, _got(first))
     if first["type"] in UNKNOWN_KEY and "texts" in known and first["loc"][-1] in PHOTOGRAPHS:

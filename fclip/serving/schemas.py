@@ -78,19 +78,19 @@ class Not(_Strict):
 def _kind(wanted: Any) -> str | None:
     """Which of the forms is meant, so that an error speaks of that one alone."""
     if _type(wanted) is not None:
-        return "value"
+        return "[value]"
     if isinstance(wanted, (list, tuple)):
-        return "values"
+        return "[values]"
     if isinstance(wanted, (Not, dict)):
-        return "not" if isinstance(wanted, Not) or "not" in wanted else "range"
-    return "range" if isinstance(wanted, Range) else None
+        return "[not]" if isinstance(wanted, Not) or "not" in wanted else "[range]"
+    return "[range]" if isinstance(wanted, Range) else None
 
 
 Filter = Annotated[
-    Annotated[Value, Tag("value")]
-    | Annotated[list[Value], Field(min_length=1, max_length=100), Tag("values")]
-    | Annotated[Range, Tag("range")]
-    | Annotated[Not, Tag("not")],
+    Annotated[Value, Tag("[value]")]
+    | Annotated[list[Value], Field(min_length=1, max_length=100), Tag("[values]")]
+    | Annotated[Range, Tag("[range]")]
+    | Annotated[Not, Tag("[not]")],
     Discriminator(
         _kind,
         custom_error_type="filter",
