@@ -180,6 +180,12 @@ def test_filters_that_leave_nothing_say_which_to_leave_out(client) -> None:
     assert "leaving out one filter is not enough" in get(client, **{"f.colour": "purple", "min.price": "999"}).text
 
 
+def test_a_value_that_no_product_has_is_said_beside_the_answers(client) -> None:
+    page = Page(client.get("/?q=dress&f.colour=red&f.colour=rde"))
+    assert page.found
+    assert "No product has colour=rde; did you mean 'red'?" in page.text
+
+
 def test_an_answer_says_why(client) -> None:
     page = get(client, q="red dress", liked="plain")
     assert "Colour: red as in “red dress” and what was liked" in " ".join(page.text.split())
