@@ -155,7 +155,7 @@ def _compute(
     main, world = accelerator.is_main_process, accelerator.num_processes
     shape, dtype = _shape(model, cut)
     with ExitStack() as stack:
-        where = [str(stack.enter_context(new_folder(target))) if main else ""]
+        where = [str(stack.enter_context(new_folder(target, overwrite=True))) if main else ""]
         broadcast_object_list(where)
         file = Path(where[0]) / "features.npy"
         start = [_write_header(file, (len(pictures), *shape), dtype) if main else 0]

@@ -204,10 +204,11 @@ def write_bytes(file: str | Path, data: bytes) -> None:
     Raises:
         UserError: the folder does not exist or cannot be written.
     """
-    file = Path(file).resolve()  # what a link points at is replaced, not the link
+    special = Path(file).exists() and not Path(file).is_file()  # of a pipe, only the link to it can be written to
+    file = Path(file) if special else Path(file).resolve()  # what a link points at is replaced, not the link
     beside = file.with_name(f".{file.name}.new-{os.getpid()}")
     try:
-        if file.exists() and not file.is_file():
+        if special:
             file.write_bytes(data)
         else:
             beside.write_bytes(data)

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fclip.errors import UserError
+from fclip.errors import StoreUnavailableError, UserError
 from fclip.files import expand, is_full
 from fclip.index import ABOUT, BUILDING, FORMAT, Index, open_index, read_about, schema_of, store_uri
 from fclip.index_rows import MEASURED, Kinds, index_kinds, made_of, rows_of, schema
@@ -176,7 +176,7 @@ def _begin(job: Job, state: Mapping[str, Any], kinds: Kinds, unfinished: Any, re
             job.place.write(BUILDING, _json(state))
             try:
                 create_store(uri, schema(kinds, state["dimension"]))
-            except Exception:
+            except StoreUnavailableError:
                 _leave(job.place)
                 raise
         wait()

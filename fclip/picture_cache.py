@@ -59,7 +59,7 @@ class PictureCache:
     def _make(self) -> None:
         """Reserves the whole room at once, so that a disk that is too small is known before the first step."""
         sizes = {"pixels": self._rows * self._slot * 3, "marks": self._rows * MARK.itemsize}
-        with new_folder(self.folder) as beside:
+        with new_folder(self.folder, overwrite=True) as beside:  # of another run that began at the same time
             free, needed = shutil.disk_usage(beside).free, sum(sizes.values())
             if needed > free:
                 raise UserError(

@@ -36,13 +36,14 @@ def test_the_first_mark_that_occurs_parts_all_cells(cells, values, said) -> None
     ("column", "values"),
     [
         (pa.array([["a|b", "c"], None], pa.list_(pa.string())), [["a|b", "c"], None]),
-        (pa.array([["a"], []], pa.large_list(pa.string())), [["a"], []]),
+        (pa.array([["a"], []], pa.large_list(pa.string())), [["a"], None]),
+        (pa.array([["red", " red", "", None, "blue"]]), [["red", "blue"]]),
         (pa.array([[36, 38]], pa.list_(pa.int64(), 2)), [["36", "38"]]),
         (pa.chunked_array([["a|b"], ["c"]]), [["a", "b"], ["c"]]),
         (pa.array([36, None]), [["36"], None]),
     ],
 )
-def test_columns_of_lists_stay_as_they_are(column, values) -> None:
+def test_columns_of_lists_stay_lists_without_what_is_empty_or_double(column, values) -> None:
     lists = read_lists(column)
     assert lists.values.type == pa.list_(pa.string())
     assert lists.values.to_pylist() == values

@@ -191,6 +191,12 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     assert (tmp_path / "pipe").is_fifo()
 
 
+def test_the_standard_output_into_a_pipe_is_written_to():
+    program = "from fclip.files import *; write_text(writable('/dev/stdout'), 'through')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("through", "")
+
+
 @pytest.mark.parametrize(
     ("act", "message"),
     [

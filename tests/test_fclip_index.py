@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import shutil
 import sys
 
@@ -431,6 +433,20 @@ def test_a_new_index_is_built_beside_and_the_old_one_still_answers_its_readers(t
     build_index(tmp_path / "index", model, catalogue, overwrite=True)
     assert not (tmp_path / "index" / "pictures-1").exists()
     assert new.search(query_of(0))
+
+
+def test_a_disk_that_fills_while_an_index_begins_is_resumed(tmp_path, model, catalogue, monkeypatch) -> None:
+    create = fclip.indexing.create_store
+
+    def full(uri, schema):
+        create(uri, schema)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fclip.indexing, "create_store", full)
+        with pytest.raises(UserError, match="the disk is full; free some, then use --resume"):
+            build_index(tmp_path / "index", model, catalogue)
+    assert len(build_index(tmp_path / "index", model, catalogue, resume=True)) == 24
 
 
 def test_a_server_that_is_away_leaves_nothing_unfinished(tmp_path, model, catalogue, monkeypatch) -> None:

@@ -133,6 +133,7 @@ MISTAKES = {
         {"where": {"price": {"mx": 3}}},
         "unknown key 'where.price.mx'; did you mean 'max'? known: max, min",
     ),
+    "an unknown key with a name of pydantic's": ({"[value]": 1}, "unknown key '[value]'; known: avoid, "),
     "an unknown key with a name of ours": ({"query": "xxxx"}, "unknown key 'query'; known: avoid, "),
     "a group with a name of ours": ({"where": {"value": True}}, "where.value: expected words, a number, "),
     "an end of a group with a name of ours": ({"where": {"range": {"min": "x"}}}, "where.range.min: expected a number"),

@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2 as httpx
+import numpy as np
 import pytest
 from serving import Encoder, app_of, form, jpeg, make_recommender, serving
 from starlette.testclient import TestClient
@@ -74,6 +75,13 @@ def test_the_index_is_asked_once_before_the_first_question(monkeypatch) -> None:
     monkeypatch.setattr(recommender.index, "search", lambda *question: asked.append(1) or search(*question))
     with serving(app_of(recommender)):
         assert asked == [1]
+
+
+def test_an_index_that_an_update_has_emptied_is_served(monkeypatch) -> None:
+    recommender = make_recommender()
+    monkeypatch.setattr(type(recommender.index), "sample", np.zeros((0,), np.float32))
+    with serving(app_of(recommender)) as server:
+        assert get(server.url, "/readyz").status_code == 200
 
 
 def test_a_store_that_is_away_at_the_start_may_come_back() -> None:

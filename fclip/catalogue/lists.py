@@ -7,6 +7,7 @@ One mark parts the cells of a whole column, so that "wool, 80 %|silk" are two va
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -32,10 +33,11 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def read_lists(column: pa.Array | pa.ChunkedArray) -> Lists:
-    """Reads a column (N,) of text, a value of a cell once; a column of lists stays as it is."""
+    """Reads a column (N,) of text, or of lists; a value of a cell counts once."""
     if is_list(column.type):
         whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        return Lists(whole.cast(pa.list_(pa.string())), None)
+        cells = whole.cast(pa.list_(pa.string())).to_pylist()
+        return Lists(pa.array([_clean(cell or []) for cell in cells], pa.list_(pa.string())), None)
     text = as_text(column)
     mark = next((mark for mark in MARKS if pc.any(pc.match_substring(text, mark)).as_py()), None)
     parted = {cell: _values(cell, mark) for cell in pc.unique(text).to_pylist()}
@@ -43,8 +45,12 @@ def read_lists(column: pa.Array | pa.ChunkedArray) -> Lists:
 
 
 def _values(cell: str | None, mark: str | None) -> list[str] | None:
-    parts = [part.strip() for part in ((cell or "").split(mark) if mark else [cell or ""])]
-    return list(dict.fromkeys(part for part in parts if part)) or None
+    return _clean((cell or "").split(mark) if mark else [cell or ""])
+
+
+def _clean(values: Iterable[str | None]) -> list[str] | None:
+    stripped = [(value or "").strip() for value in values]
+    return list(dict.fromkeys(value for value in stripped if value)) or None
 
 
 def said_of_lists(name: str, lists: Lists) -> str:

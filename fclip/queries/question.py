@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fclip.index import Where
     from fclip.tokenizer import Tokenizer
 
+MOST_WEIGHT = 1e6  # as good as leaving all else out
 WORDS = 10  # that a note names
 WORDY = ("texts", "items", "avoid", "liked", "disliked")  # what a question has in strings
 CELL = 'name a file, or give {"bytes": …, "path": None} or a picture of Pillow'
@@ -82,8 +83,10 @@ class Query:
             if kind not in KINDS:
                 raise UserError(f"no weight of {shown(kind)}; {nearest(str(kind), KINDS)}")
             _check(_is_number(weight), f"a number as weight of {kind}", weight, "e.g. 2 to count twice as much")
-            if not 0 <= weight < float("inf"):
-                raise UserError(f"expected a weight of 0 or more for {kind}, got {weight:g}")
+            if not 0 <= weight <= MOST_WEIGHT:
+                raise UserError(
+                    f"expected a weight of 0 or more for {kind}, up to {MOST_WEIGHT:g}, got {shown(weight)}"
+                )
         if not any(self.weight(kind) for kind in self.kinds()):
             raise UserError("all that is asked with has weight 0; leave out a weight")
 

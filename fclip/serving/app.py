@@ -80,7 +80,8 @@ def create_app(recommender: Recommender, chosen: Settings | None = None) -> Fast
 
 def _ask_once(index: Index) -> None:
     """What an index reads for its first question is there before it comes."""
-    index.search(index.sample[0], 1)
+    if len(index.sample):  # else an update has left nothing
+        index.search(index.sample[0], 1)
 
 
 def from_environment() -> FastAPI:

@@ -105,7 +105,7 @@ class Follower:
                 f"it was built with model {found}, and this server has {known}; start again with the checkpoint that "
                 "its index.json names"
             )
-        if not index.search(index.sample[0], 1):
+        if not (len(index.sample) and index.search(index.sample[0], 1)):
             raise UserError("it holds no picture")
         return index
 

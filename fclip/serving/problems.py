@@ -58,12 +58,17 @@ def explained(error: Exception, index: Any) -> tuple[int, str, dict[str, str]]:
     raise error
 
 
+def _places(location: Iterable[Any]) -> list[str]:
+    return [str(part)[:MAX_SHOWN] for part in location if part not in NO_PLACES]
+
+
 def _first_problem(error: Any) -> str:
     """One line; never a text that was asked, which is somebody's words."""
     problems = error.errors()
     first, more = problems[0], len(problems) - 1
     written = first["loc"][isinstance(error, RequestValidationError) :]  # theirs begins with "query" or "body"
-    parts = [str(part)[:MAX_SHOWN] for part in written if part not in NO_PLACES]
+    whole = len(written) - (first["type"] in UNKNOWN_KEY)  # the last part of those was written, whatever it is called
+    parts = [*_places(written[:whole]), *(str(part)[:MAX_SHOWN] for part in written[whole:])]
     known = _keys(getattr(error, "title", ""), first["loc"])
     line = in_words(".".join(parts), first, known, _got(first))
     if first["type"] in UNKNOWN_KEY and "texts" in known and first["loc"][-1] in PHOTOGRAPHS:

@@ -15,10 +15,11 @@ objects alone: no name and no value ever becomes part of a query language.
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 from fclip.errors import UserError, nearest, shown
@@ -29,6 +30,8 @@ Kind = Literal["text", "texts", "number"]
 
 NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,14})?")
 """What reads as a number. A leading zero (0108775015) says that it is a code; more digits would not survive."""
+
+MOST = sys.float_info.max
 
 COMPARISON = re.compile(r"\s*([^<>=!]+?)\s*([<>])(?:=\s*|\s*(?!.*=))(.*?)\s*")
 """Group, sign and end of what a filter does not know. In GROUP=<3 and GROUP<3=VALUE the sign is part of a name."""
@@ -142,7 +145,8 @@ def _number(name: str, value: Any) -> float:
     """A finite number, also when it is written as text."""
     if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
         return float(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if real and -MOST <= value <= MOST:  # no NaN
         return float(value)
     raise UserError(f"expected a number to filter {name} by, got {shown(value)}")
 

@@ -70,7 +70,7 @@ class LanceStore:
         self._state: tuple[int, int] | None = None  # version and rows that `_held` is of
         self._writes, self._seen = 0, -1  # of this store's own: all, and those that `_held` knows
         self._looked = 0.0  # when, by the clock of `time.monotonic`
-        self._looking = threading.Lock()
+        self._looking, self._counting = threading.Lock(), threading.Lock()
 
     @classmethod
     def create(cls, uri: str, schema: pa.Schema) -> LanceStore:
@@ -203,7 +203,7 @@ class LanceStore:
         if lists is None or outside > MOST_OUTSIDE:
             kept = NOW if fresh else KEPT_FOR
             self._once(lambda: self._table.optimize(cleanup_older_than=kept, delete_unverified=fresh))
-            if rows > EXACT_UP_TO:
+            if rows > EXACT_UP_TO or lists is not None:
                 self._index_columns()
                 self._index_vectors(rows)
         if rows <= EXACT_UP_TO and lists is None:
@@ -227,7 +227,8 @@ class LanceStore:
         try:
             yield
         finally:
-            self._writes += 1
+            with self._counting:
+                self._writes += 1
 
     def _in_memory(self) -> Held | None:
         """The rows as they were within `SEEN_WITHIN`, all writes of this store's own included.
@@ -243,15 +244,22 @@ class LanceStore:
             return None
         try:
             writes, looked = self._writes, time.monotonic()
-            state = self._do(self._table.version), self.count()  # a number alone may come back in a folder made anew
+            self._do(self._table.checkout_latest)
+            state = self._now()
             if state != self._state:
                 self._held, self._state = None, state
             elif self._held is None and state[1] <= EXACT_UP_TO:
                 self._held = Held(self._do(self._table.query().to_arrow))
+            if self._now() != state:  # others may have been answered from a newer one meanwhile
+                self._held = self._state = None
             self._seen, self._looked = writes, looked
             return self._held
         finally:
             self._looking.release()
+
+    def _now(self) -> tuple[int, int]:
+        """Version and rows: a number alone may come back in a folder that is made anew."""
+        return self._do(self._table.version), self.count()
 
     def _index_columns(self) -> None:
         """An index for every column that is filtered on, of the kind that fits its values."""
