@@ -303,6 +303,22 @@ def test_rows_are_held_from_the_second_look_and_until_they_change(asked_often, c
     assert asked_often._held is not None
 
 
+def test_what_is_written_during_a_look_is_not_hidden_by_what_was_held(asked_often, clock, monkeypatch) -> None:
+    """Others may have been answered from it already."""
+    now = asked_often._now
+
+    def written_behind() -> tuple[int, int]:
+        state = now()
+        if state[1] == 10:
+            open_store(asked_often.uri).add(table(rows_of(range(10, 12))))
+            time.sleep(0.1)  # LanceDB's own clock
+        return state
+
+    clock.later()
+    monkeypatch.setattr(asked_often, "_now", written_behind)
+    assert len(ids_in(asked_often)) == 12
+
+
 def test_while_one_thread_looks_others_ask_lancedb(asked_often) -> None:
     asked_often.delete(["plain/0"])
     with asked_often._looking:
