@@ -111,7 +111,7 @@ def test_the_nearest_values_are_looked_for_beside_the_event_loop(client, monkeyp
     threads = []
     monkeypatch.setattr(relaxing, "nearest", lambda value, known: threads.append(threading.current_thread().name) or "")
     client.post("/search", json={"texts": ["dress"], "where": {"colour": ["rde", "greem"]}})
-    assert [name.partition("_")[0] for name in threads] == ["search", "search"]
+    assert [name.partition("_")[0] for name in threads] == ["asyncio", "asyncio"]  # the pool of to_thread
 
 
 def test_an_unknown_facet_names_the_nearest_and_not_where_the_index_lies(client) -> None:

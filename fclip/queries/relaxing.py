@@ -44,11 +44,16 @@ def unknown_values(where: Mapping[str, Any], known: Mapping[str, Collection[str]
         where: the filters.
         known: group → its values; groups that are left out, as those of numbers, are not looked at.
     """
-    groups = [group for group in where if group in known]
-    strange = [(group, value) for group in groups for value in _named(where[group]) if value not in known[group]]
+    strange = strange_values(where, known)
     notes = [f"no product has {group}={value}; {nearest(value, known[group])}" for group, value in strange[:SENTENCES]]
     more = len(strange) - len(notes)
     return [*notes, f"no product has {more:,} more of the values either"] if more else notes
+
+
+def strange_values(where: Mapping[str, Any], known: Mapping[str, Collection[str]]) -> list[tuple[str, str]]:
+    """(group, value) of every value that no product has; arguments as of `unknown_values`."""
+    groups = [group for group in where if group in known]
+    return [(group, value) for group in groups for value in _named(where[group]) if value not in known[group]]
 
 
 def _named(wanted: Any) -> Collection[str]:

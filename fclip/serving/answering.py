@@ -151,15 +151,14 @@ class Answering:
 
     async def unknown_values(self, where: Mapping[str, Any]) -> list[str]:
         """A sentence for every value of the filters that no product has."""
-        from fclip.queries.relaxing import unknown_values
+        from fclip.queries.relaxing import strange_values, unknown_values
 
         index = self.recommender.index
         words = [group for group in where if group in index.groups and group not in index.numbers]
-        values = [await self._counted(f"={group}", partial(index.values, group)) for group in words]
-        if not words:
+        known = {group: await self._counted(f"={group}", partial(index.values, group)) for group in words}
+        if not strange_values(where, known):
             return []
-        # In a thread: the closest of thousands of values are slow to find.
-        return await self.search(unknown_values, where, dict(zip(words, values, strict=True)))
+        return await asyncio.to_thread(unknown_values, where, known)  # the closest of thousands are slow to find
 
     def notes(self, texts: Sequence[str]) -> list[str]:
         """What the asker should know about the words."""
