@@ -35,8 +35,8 @@ def nearest(name: str, known: Iterable[object]) -> str:
     if len(names) <= NAMED:
         return f"{hint}known: {', '.join(names) or '(none)'}"
     first = list(dict.fromkeys([*close, *names[:NAMED]]))[:NAMED]
-    shown = ", ".join(name if len(name) <= LONG else f"{name[:LONG]}…" for name in first)
-    return f"{hint}known: {shown}, … and {len(names) - NAMED:,} more"
+    listed = ", ".join(name if len(name) <= LONG else f"{name[:LONG]}…" for name in first)
+    return f"{hint}known: {listed}, … and {len(names) - NAMED:,} more"
 
 
 def shown(value: object) -> str:

@@ -31,7 +31,7 @@ Kind = Literal["text", "texts", "number"]
 NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,14})?")
 """What reads as a number. A leading zero (0108775015) says that it is a code; more digits would not survive."""
 
-MOST = sys.float_info.max
+LARGEST = sys.float_info.max  # what a store holds as a number
 
 COMPARISON = re.compile(r"\s*([^<>=!]+?)\s*([<>])(?:=\s*|\s*(?!.*=))(.*?)\s*")
 """Group, sign and end of what a filter does not know. In GROUP=<3 and GROUP<3=VALUE the sign is part of a name."""
@@ -146,7 +146,7 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
         return float(value)
     real = isinstance(value, Real) and not isinstance(value, bool)
-    if real and -MOST <= value <= MOST:  # no NaN
+    if real and -LARGEST <= value <= LARGEST:  # no NaN
         return float(value)
     raise UserError(f"expected a number to filter {name} by, got {shown(value)}")
 
